@@ -1,0 +1,31 @@
+"""Errors that a user can mend, told all at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user can mend. Command-line tools print every problem and exit with code 2.
+
+    Args:
+        problems: one text or several; each says what was wrong, what came, what is allowed and what to do.
+    """
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest allowed word, or an empty text.
+
+    >>> did_you_mean("turn_gea", ["turn_gae", "token_gae"])
+    "; did you mean 'turn_gae'?"
+    """
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
