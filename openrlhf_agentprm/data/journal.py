@@ -1,0 +1,61 @@
+"""A crash-safe list of rows: each is on its way to the disk before the next is taken.
+
+One writer, one file, held by a lock; a line is a row in JSON. A process killed in the middle of a line leaves a torn last line, which is
+dropped when the journal is read again; every line before it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Append-only rows in `path`, locked for as long as this object lives."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise
+        self._end = os.fstat(self._file).st_size
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row; if the disk is full the half-written line is taken back and the error raised."""
+        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        try:
+            written = os.write(self._file, line)
+            if written < len(line):
+                raise OSError(28, "No space left on device", str(self.path))
+        except OSError:
+            os.ftruncate(self._file, self._end)
+            raise
+        self._end += len(line)
+
+    def clear(self) -> None:
+        os.ftruncate(self._file, 0)
+        self._end = 0
+
+    @property
+    def empty(self) -> bool:
+        return os.fstat(self._file).st_size == 0
+
+    def close(self, *, remove: bool) -> None:
+        if remove:
+            self.path.unlink(missing_ok=True)
+        os.close(self._file)
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole rows of a journal; a torn last line is passed over."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
