@@ -1,0 +1,1 @@
+"""BabyAI (Chevalier-Boisvert et al., arXiv 1810.08272) on `minigrid`, played in text."""

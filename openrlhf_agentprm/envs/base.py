@@ -1,0 +1,127 @@
+"""What an environment is here: `gymnasium.Env[str, str]` with a few agreed keys in `info`, and optional abilities.
+
+    obs, info = env.reset(seed=…, options={"task_id": …})       info["instruction"]: str
+    obs, reward, terminated, truncated, info = env.step(action)  info["valid_action"]: bool; info["success"]: bool at the end
+
+The same seed, task and actions give the same observations. `tasks(split)` lists task ids; splits are disjoint. A step limit is the
+runner's business, not the environment's. Two attributes are read where they are there: `reward_is_graded` (the outcome is
+info["outcome"], or else the sum of rewards, not success) and `task_source` (whose tasks these are, for the titles of reports).
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+
+from ..core.errors import UserError
+from ..core.registry import ENVS
+
+SPLITS = ("train", "validation", "test")
+
+
+@runtime_checkable
+class HasTasks(Protocol):
+    def tasks(self, split: str) -> Sequence[str]: ...
+
+
+@runtime_checkable
+class HasExpert(Protocol):
+    """`expert_action()` answers with a good action in the present state."""
+
+    def expert_action(self) -> str: ...
+
+
+@runtime_checkable
+class HasAdmissibleActions(Protocol):
+    def admissible_actions(self) -> list[str]: ...
+
+
+@runtime_checkable
+class HasSnapshots(Protocol):
+    """`restore(snapshot())` brings the state back, any number of times, in the process that took it."""
+
+    def snapshot(self) -> object: ...
+
+    def restore(self, state: object) -> None: ...
+
+
+@runtime_checkable
+class HasDemonstrators(Protocol):
+    """Named demonstrators beside the expert, such as one that errs on purpose; each call of the result gives the next action."""
+
+    def demonstrator(self, name: str, *, noise: float, seed: int) -> Callable[[], str]: ...
+
+
+@runtime_checkable
+class HasLexicon(Protocol):
+    """Multi-word names that a tokenizer made for this environment keeps whole."""
+
+    def lexicon(self) -> Sequence[str]: ...
+
+
+class LazyTasks(Sequence[str]):
+    """Task ids that are made when they are asked for; a subclass says how many there are and which one stands at an index."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    @abstractmethod
+    def task(self, index: int) -> str:
+        """The id at an index from 0 to the count − 1."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index < 0:
+            index += self._count
+        if not 0 <= index < self._count:
+            raise IndexError(f"task {index} of {self._count}")
+        return self.task(index)
+
+
+class SeededTasks(LazyTasks):
+    """Task ids `LEVEL/SEED`, level by level in turn, with a range of seeds for each split."""
+
+    _FIRST_SEED: Mapping[str, int] = {"train": 0, "validation": 100_000_000, "test": 200_000_000}
+
+    def __init__(self, levels: Sequence[str], split: str, count: int) -> None:
+        if split not in self._FIRST_SEED:
+            raise UserError(f"unknown split {split!r} (known: {', '.join(SPLITS)})")
+        super().__init__(count)
+        self._levels = list(levels)
+        self._first = self._FIRST_SEED[split]
+
+    def task(self, index: int) -> str:
+        return f"{self._levels[index % len(self._levels)]}/{self._first + index}"
+
+
+def make_env(name: str, **kwargs: Any) -> gymnasium.Env[str, str]:
+    """Build a registered environment; arguments that it does not take are a `UserError`."""
+    factory = ENVS.load(name)
+    try:
+        inspect.signature(factory).bind(**kwargs)
+    except TypeError as error:
+        raise UserError(f"environment {name!r} does not take these arguments: {error} (given: {kwargs})") from error
+    return factory(**kwargs)
+
+
+def ability(env: gymnasium.Env[str, str], protocol: type[Any]) -> Any | None:
+    """The unwrapped environment if it has the ability, else None."""
+    inner = env.unwrapped
+    return inner if isinstance(inner, protocol) else None
+
+
+def need(env: gymnasium.Env[str, str], protocol: type[Any], why: str) -> Any:
+    """The unwrapped environment with the ability, or a `UserError` that names what is missing."""
+    inner = ability(env, protocol)
+    if inner is None:
+        methods = [m for m in vars(protocol) if not m.startswith("_") and callable(getattr(protocol, m))]
+        raise UserError(f"{why} needs an environment with {', '.join(m + '()' for m in methods)}; {type(env.unwrapped).__name__} has none")
+    return inner
