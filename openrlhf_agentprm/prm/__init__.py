@@ -1,0 +1,1 @@
+"""Process reward models: the checkpoint, one-pass scoring, training batches and evaluation."""

@@ -1,0 +1,128 @@
+"""Episodes as training data for a PRM: what is taken, what is left out and told, and batches of like length."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ..core.errors import UserError
+from ..data.episode import Episode, Status, problems_of
+from ..data.layout import TurnPositions, spans_of
+from ..data.store import EpisodeStore
+from .scoring import make_batch
+
+
+@dataclass
+class PRMData:
+    """Episodes fit for training, and how many were left out and why."""
+
+    episodes: list[Episode]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def summary(self) -> dict[str, object]:
+        return {
+            "episodes": len(self.episodes),
+            "turns": sum(len(e.turns) for e in self.episodes),
+            "tasks": len({e.task_id for e in self.episodes}),
+            "mean_outcome": sum(e.outcome for e in self.episodes) / max(1, len(self.episodes)),
+            "left_out": dict(self.left_out),
+        }
+
+
+def load_data(paths: Sequence[str], *, max_len: int, max_samples: int | None = None) -> PRMData:
+    """Read episodes in a fixed order.
+
+    Left out and counted: episodes without an outcome (cut by the context, broken), and those longer than `max_len`.
+
+    Raises:
+        UserError: unfit episodes (all named), or none left.
+    """
+    data = PRMData([])
+    problems: list[str] = []
+    for path in paths:
+        for episode in sorted(EpisodeStore(path).episodes(), key=lambda e: e.episode_id):
+            if not episode.status.has_outcome:
+                data.left_out[episode.status.value] += 1
+            elif len(episode.token_ids) > max_len:
+                data.left_out["longer than max_len"] += 1
+            else:
+                problems += [f"{path}: {problem}" for problem in problems_of(episode)]
+                data.episodes.append(episode)
+    if problems:
+        raise UserError(problems[:10] + ([f"… and {len(problems) - 10} more"] if len(problems) > 10 else []))
+    if max_samples is not None:
+        data.episodes = data.episodes[:max_samples]
+    if not data.episodes:
+        raise UserError(f"no episode of {', '.join(paths)} can be used (left out: {dict(data.left_out) or 'none was there'})")
+    return data
+
+
+def shuffle_outcomes(episodes: Sequence[Episode], seed: int) -> None:
+    """Deal the outcomes out again at random, in place: a PRM trained on them knows nothing, whatever else it was given."""
+    outcomes = [e.outcome for e in episodes]
+    random.Random(seed).shuffle(outcomes)
+    for episode, outcome in zip(episodes, outcomes, strict=True):
+        episode.outcome = outcome
+
+
+def split_by_task(episodes: Sequence[Episode], share: float) -> tuple[list[Episode], list[Episode]]:
+    """(training, held out): all episodes of a task fall on one side, chosen by a hash of the task, so no state of it leaks."""
+    held_out = [int(hashlib.sha256(e.task_id.encode()).hexdigest()[:8], 16) / 2**32 < share for e in episodes]
+    return (
+        [e for e, held in zip(episodes, held_out, strict=True) if not held],
+        [e for e, held in zip(episodes, held_out, strict=True) if held],
+    )
+
+
+@dataclass
+class PRMBatch:
+    """Tensors of a training batch."""
+
+    input_ids_BT: torch.Tensor
+    attention_mask_BT: torch.Tensor
+    positions: TurnPositions
+    rewards_BK: torch.Tensor
+    outcome_B: torch.Tensor
+    terminated_B: torch.Tensor
+    truncated_B: torch.Tensor
+
+
+def collate(episodes: Sequence[Episode], *, dense_rewards: bool = False) -> PRMBatch:
+    """Pad a batch. Rewards are the outcome at the last turn and 0 before it, or the environment's own if `dense_rewards`."""
+    spans = [spans_of(e) for e in episodes]
+    batch = make_batch([e.token_ids for e in episodes], spans)
+    rewards_BK = torch.zeros(batch.positions.mask_BK.shape)
+    for row, episode in enumerate(episodes):
+        if dense_rewards:
+            rewards_BK[row, : len(episode.turns)] = torch.tensor([turn.reward for turn in episode.turns])
+        else:
+            rewards_BK[row, len(episode.turns) - 1] = episode.outcome
+    return PRMBatch(
+        batch.input_ids_BT,
+        batch.attention_mask_BT,
+        batch.positions,
+        rewards_BK,
+        torch.tensor([e.outcome for e in episodes]),
+        torch.tensor([e.terminated for e in episodes]),
+        torch.tensor([e.truncated or e.status is Status.TRUNCATED for e in episodes]),
+    )
+
+
+def batches_by_length(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
+    """An epoch of batches of `size` items of like length, in random order; what does not fill a batch goes to the next epoch's draw."""
+    generator = torch.Generator().manual_seed(seed)
+    jitter = (torch.rand(len(lengths), generator=generator) * 0.2 + 0.9).tolist()
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i] * jitter[i])
+    offset = int(torch.randint(len(order) % size + 1, (1,), generator=generator))
+    groups = [order[i : i + size] for i in range(offset, len(order) - size + 1, size)]
+    return [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
+
+
+def micro_batches(batch: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(batch), size):
+        yield list(batch[start : start + size])

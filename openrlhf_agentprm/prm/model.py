@@ -1,0 +1,211 @@
+"""The PRM checkpoint: transformers' token-classification class of a backbone, one label, a head without bias.
+
+One folder gives the same scores in `AutoModelForTokenClassification`, in vLLM's pooling runner, in the host as a critic, and here. The host's
+critic drops a bias silently, so there is none; dropout is 0. `agentprm.json` beside the weights records how the model was made and is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.errors import UserError
+from ..data.layout import TurnPositions
+from .vocabulary import check_same_vocabulary, read_config
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+VALUES = ("previous_q", "state")
+_RECORD = "agentprm.json"
+
+
+@dataclass
+class Record:
+    """Contents of `agentprm.json`.
+
+    Args:
+        method: label method that made the targets.
+        values: how V(s_t) is read: "previous_q" (the score of the turn before, V(s_0) for the first) or "state" (before the action).
+        value_trained: V was trained at the states; without it V(s_0) is no value at all.
+    """
+
+    method: str = ""
+    values: str = "previous_q"
+    value_trained: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        self.versions = {name: _version(name) for name in ("openrlhf-agentprm", "openrlhf", "transformers", "torch")}
+        (Path(folder) / _RECORD).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Record:
+        """The record, or defaults with untrained values for a checkpoint of another maker."""
+        path = Path(folder) / _RECORD
+        if not path.is_file():
+            return cls(method="unknown", value_trained=False)
+        return cls(**json.loads(path.read_text()))
+
+
+def start_from(
+    model_name_or_path: str,
+    *,
+    dtype: str = "bf16",
+    attn_implementation: str = "sdpa",
+    seed: int = 0,
+    whole: Callable[[list[torch.Tensor]], contextlib.AbstractContextManager] = lambda weights: contextlib.nullcontext(),
+) -> Any:
+    """A PRM to be trained: a checkpoint of ours as it is, or a language model's backbone under a fresh head.
+
+    Args:
+        whole: makes weights that are partitioned over processes whole for a while (the host's `whole_weights`).
+
+    Raises:
+        UserError: the model has no token-classification class, or cannot be loaded.
+    """
+    config = read_config(model_name_or_path)
+    fresh = not _is_token_classifier(config)
+    if fresh:
+        config.num_labels = 1
+        config.classifier_dropout = 0.0
+        config.token_classification_bias = False
+        config.problem_type = "regression"
+    model = _load(model_name_or_path, config, dtype, attn_implementation)
+    if fresh:
+        with whole([head(model).weight]):
+            if head(model).weight.numel():
+                _fresh_head(head(model).weight, seed)
+    check_head(model, model_name_or_path)
+    return model
+
+
+def _fresh_head(weight: torch.Tensor, seed: int) -> None:
+    """N(0, 0.02²), the same on every rank."""
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)) * 0.02)
+
+
+def check_checkpoint(path: str, policy: str | None = None) -> None:
+    """Refuse what is no scalar PRM, and a PRM that does not speak the policy's tokens; reads configurations and tokenizers only.
+
+    Raises:
+        UserError: names both models.
+    """
+    config = read_config(path)
+    if not _is_token_classifier(config):
+        raise UserError(
+            f"{path!r} is a {', '.join(config.architectures or ['model of unknown class'])}, not a process reward model "
+            "(a …ForTokenClassification checkpoint with one label); train one with cli.train_prm"
+        )
+    if policy is not None:
+        check_same_vocabulary(path, policy)
+
+
+def load_prm(path: str, *, dtype: str = "fp32", attn_implementation: str = "sdpa") -> Any:
+    """A finished PRM for scoring.
+
+    Raises:
+        UserError: it is no token-classification checkpoint with one label and no bias.
+    """
+    check_checkpoint(path)
+    config = read_config(path)
+    model = _load(path, config, dtype, attn_implementation)
+    check_head(model, path)
+    return model.eval()
+
+
+def head(model: Any) -> torch.nn.Linear:
+    """The score head, also under LoRA's wrapper."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    score = inner.score
+    return score.modules_to_save["default"] if hasattr(score, "modules_to_save") else score
+
+
+def check_head(model: Any, path: str) -> None:
+    score = getattr(model, "score", None)
+    if score is None:
+        raise UserError(
+            f"{path!r}: its token-classification class has no head named 'score', which the other readers of the checkpoint expect"
+        )
+    if score.out_features != 1:
+        raise UserError(f"{path!r} scores {score.out_features} labels a token; a scalar PRM has 1")
+    if score.bias is not None:
+        raise UserError(
+            f"{path!r} has a bias in its head, which the host's critic drops silently; retrain with token_classification_bias=False"
+        )
+
+
+def read_out(
+    model: Any, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, positions: TurnPositions
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Q and V of every turn from one forward pass: q = h[end − 1], v = h[start − 1], the head in float32.
+
+    Args:
+        model: a PRM (the backbone may be in any dtype).
+        input_ids_BT: int64, right-padded.
+        attention_mask_BT: 1 at tokens, 0 at padding.
+        positions: where the turns stand.
+
+    Returns:
+        q_BK, v_BK in float32; at masked turns whatever stands at token 0.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = getattr(inner, inner.base_model_prefix)
+    position_ids = (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+    hidden = backbone(input_ids=input_ids_BT, attention_mask=attention_mask_BT, position_ids=position_ids, use_cache=False)
+    h_BTH = hidden.last_hidden_state
+    rows = torch.arange(h_BTH.shape[0], device=h_BTH.device)[:, None]
+    both_BKH = h_BTH[rows, torch.cat([positions.q_BK, positions.v_BK], dim=1).to(h_BTH.device)]
+    scores = torch.nn.functional.linear(both_BKH.float(), head(model).weight.float()).squeeze(-1)
+    q_BK, v_BK = scores.chunk(2, dim=1)
+    return q_BK, v_BK
+
+
+def read_out_on_call(model: Any) -> None:
+    """Make `model(input_ids_BT, attention_mask_BT, q_positions_BK, v_positions_BK)` answer `read_out`.
+
+    An engine that wraps the model then runs it through its own `forward`, as ZeRO needs to gather weights and to count micro-batches.
+    """
+
+    def forward(ids_BT: torch.Tensor, mask_BT: torch.Tensor, q_BK: torch.Tensor, v_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return read_out(model, ids_BT, mask_BT, TurnPositions(q_BK, v_BK, torch.ones_like(q_BK, dtype=torch.bool)))
+
+    model.forward = forward
+
+
+def save_prm(model: Any, tokenizer: Any, folder: str | Path, record: Record) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    record.save(folder)
+
+
+def _is_token_classifier(config: Any) -> bool:
+    return any("TokenClassification" in name for name in config.architectures or [])
+
+
+def _load(path: str, config: Any, dtype: str, attn_implementation: str) -> Any:
+    from transformers import AutoModelForTokenClassification
+
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r} is unknown (allowed: {', '.join(DTYPES)})")
+    try:
+        return AutoModelForTokenClassification.from_pretrained(
+            path, config=config, dtype=DTYPES[dtype], attn_implementation=attn_implementation
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"no process reward model could be made of {path!r}: {error}") from error
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
