@@ -1,0 +1,1 @@
+"""Playing episodes: supervised environment processes, the state of one episode, and the loop that joins them with an engine."""

@@ -1,0 +1,163 @@
+"""The state of one episode between the engine and the environment, with no input or output of its own.
+
+The collector and the host's rollout actors drive it alike: `begin` with the reset's answer, then `act` with what was sampled and
+`observe` with the step's answer, until `finished`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..agents.chat import ChatFormat
+from ..data.episode import Episode, Status, Turn, episode_id
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which episode is to be played; its identity is known before it begins."""
+
+    env: str
+    task_id: str
+    split: str
+    seed: int
+    sample: int
+    policy: str
+    policy_digest: str
+    sampling: Mapping[str, Any]
+    iteration: int = 0
+
+    @property
+    def episode_id(self) -> str:
+        return episode_id(self.env, self.task_id, self.seed, self.sample, self.policy_digest, self.sampling, self.iteration)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of an episode.
+
+    Args:
+        max_turns: actions; reaching it is `truncated`.
+        max_tokens: the context; an episode that does not fit ends as `context_overflow`.
+        max_tokens_per_turn: cap of one action.
+    """
+
+    max_turns: int = 20
+    max_tokens: int = 2048
+    max_tokens_per_turn: int | None = None
+
+
+def outcome_of(last: Mapping[str, Any], rewards: Sequence[float], *, graded: bool) -> float:
+    """An episode's outcome from its last answer: success, or the environment's own number (else the sum of its rewards) if it grades."""
+    if not graded:
+        return float(last["success"])
+    return float(sum(rewards) if last.get("outcome") is None else last["outcome"])
+
+
+class EpisodeBuilder:
+    """Grows one episode, keeping the engine's own token ids from first to last.
+
+    Args:
+        assignment: which episode.
+        chat: prompts and actions.
+        limits: when it ends.
+        graded: the outcome is the environment's own number, not just success.
+    """
+
+    def __init__(self, assignment: Assignment, chat: ChatFormat, limits: Limits, *, graded: bool = False) -> None:
+        self.assignment = assignment
+        self.chat = chat
+        self.limits = limits
+        self.graded = graded
+        self.finished = False
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.turns: list[Turn] = []
+        self._instruction = ""
+        self._observation = ""
+        self._status: Status | None = None
+        self._ended: dict[str, Any] = {"terminated": False, "truncated": False, "outcome": 0.0, "error": ""}
+
+    def begin(self, answer: Mapping[str, Any]) -> None:
+        """The environment was reset."""
+        self._instruction = answer["instruction"]
+        self._observation = answer["observation"]
+        self._extend(self.chat.first(self._instruction, self._observation))
+
+    @property
+    def budget(self) -> int:
+        """Tokens that the next action may have."""
+        room = self.limits.max_tokens - len(self.token_ids)
+        return room if self.limits.max_tokens_per_turn is None else min(room, self.limits.max_tokens_per_turn)
+
+    def act(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> str:
+        """An action was sampled; the text that the environment is to be given."""
+        start = len(self.token_ids)
+        self.token_ids.extend(token_ids)
+        self.logprobs.extend(logprobs if logprobs else [0.0] * len(token_ids))
+        text = self.chat.action_text(token_ids)
+        self.turns.append(Turn(self._observation, text, start, len(self.token_ids)))
+        return self.chat.parse(text)
+
+    def observe(self, answer: Mapping[str, Any]) -> None:
+        """The environment answered the action."""
+        turn = self.turns[-1]
+        turn.reward = answer["reward"]
+        turn.valid_action = answer["valid_action"]
+        self._observation = answer["observation"]
+        if answer["terminated"] or answer["truncated"]:
+            self._end(answer)
+        elif len(self.turns) >= self.limits.max_turns:
+            self._end({**answer, "truncated": True})
+        else:
+            action = self.token_ids[turn.action_start : turn.action_end]
+            self._extend(self.chat.following(self._observation, closed=self.chat.is_closed(action)))
+
+    def fail(self, status: Status, message: str) -> None:
+        """The environment broke down."""
+        self._finish(status, error=message)
+
+    def episode(self) -> Episode:
+        """The finished episode."""
+        assert self.finished and self._status is not None
+        a = self.assignment
+        last = self.turns[-1].action_end if self.turns else len(self.token_ids)
+        return Episode(
+            env=a.env,
+            task_id=a.task_id,
+            split=a.split,
+            seed=a.seed,
+            sample=a.sample,
+            policy=a.policy,
+            policy_digest=a.policy_digest,
+            sampling=dict(a.sampling),
+            iteration=a.iteration,
+            status=self._status,
+            outcome=float(self._ended["outcome"]),
+            terminated=bool(self._ended["terminated"]),
+            truncated=bool(self._ended["truncated"]),
+            token_ids=self.token_ids[:last],
+            logprobs=self.logprobs[:last],
+            turns=self.turns,
+            instruction=self._instruction,
+            final_observation=self._observation,
+            error=str(self._ended["error"]),
+        )
+
+    def _extend(self, token_ids: Sequence[int]) -> None:
+        self.token_ids.extend(token_ids)
+        self.logprobs.extend([0.0] * len(token_ids))
+        if len(self.token_ids) >= self.limits.max_tokens:
+            self._finish(Status.CONTEXT_OVERFLOW, truncated=True, error=f"{len(self.token_ids)} of {self.limits.max_tokens} tokens")
+
+    def _end(self, answer: Mapping[str, Any]) -> None:
+        success = answer["success"]
+        status = Status.SUCCESS if success else Status.TRUNCATED if not answer["terminated"] else Status.FAILURE
+        outcome = outcome_of(answer, [t.reward for t in self.turns], graded=self.graded)
+        self._finish(status, terminated=answer["terminated"], truncated=answer["truncated"], outcome=outcome)
+
+    def _finish(self, status: Status, *, terminated: bool = False, truncated: bool = False, outcome: float = 0.0, error: str = "") -> None:
+        self.finished = True
+        self._status = status
+        self._ended = {"terminated": terminated, "truncated": truncated, "outcome": outcome, "error": error}

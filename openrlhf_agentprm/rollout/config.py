@@ -1,0 +1,138 @@
+"""The `--env.*` flags, shared by every command that plays."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from ..agents.chat import ChatFormat, load_tokenizer
+from ..agents.parsing import ACTION_FORMATS
+from ..core.errors import UserError
+from .builder import Limits
+from .pool import EnvPool, Timeouts
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """argparse type: a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON ({error}); write it as '{{\"key\": value}}'") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("a JSON object is wanted, such as '{\"declare\": true}'")
+    return value
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which environment is played, how long, and how its text becomes tokens."""
+
+    name: str
+    args: dict[str, Any] = field(default_factory=dict)
+    split: str = "train"
+    first_task: int = 0
+    num_tasks: int | None = None
+    max_turns: int = 20
+    max_tokens_per_turn: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    num_workers: int = 32
+    reset_timeout: float = 60.0
+    step_timeout: float = 30.0
+    max_retries: int = 2
+    action_format: str = "action_only"
+    system_prompt_file: str | None = None
+    chat_template: str | None = None
+
+    @classmethod
+    def from_namespace(cls, namespace: Any) -> EnvConfig:
+        """From the nested `args.env`."""
+        values = {name: getattr(namespace, name) for name in cls.__dataclass_fields__ if hasattr(namespace, name)}
+        values["stop_token_ids"] = tuple(values.get("stop_token_ids") or ())
+        values["args"] = plain(values.get("args") or {})
+        return cls(**values)
+
+    def pool(self, size: int | None = None) -> EnvPool:
+        return EnvPool(self.name, self.args, size or self.num_workers, Timeouts(self.reset_timeout, self.step_timeout))
+
+    def chat(self, tokenizer_path: str) -> ChatFormat:
+        system_prompt = ""
+        if self.system_prompt_file:
+            try:
+                with open(self.system_prompt_file, encoding="utf-8") as file:
+                    system_prompt = file.read()
+            except OSError as error:
+                raise UserError(f"--env.system_prompt_file {self.system_prompt_file!r} cannot be read: {error}") from error
+        return ChatFormat(
+            load_tokenizer(tokenizer_path, self.chat_template),
+            system_prompt=system_prompt,
+            action_format=self.action_format,
+            stop_token_ids=self.stop_token_ids,
+        )
+
+    def limits(self, max_tokens: int) -> Limits:
+        return Limits(self.max_turns, max_tokens, self.max_tokens_per_turn)
+
+    def tasks(self, pool: EnvPool) -> list[str]:
+        """The chosen slice of the split; an empty one is a `UserError`."""
+        found = pool.tasks(self.split, self.first_task, self.num_tasks)
+        if not found:
+            raise UserError(f"split {self.split!r} of environment {self.name!r} has no task from number {self.first_task} on")
+        return found
+
+
+def check_context(pool: EnvPool, chat: ChatFormat, tasks: list[str], max_tokens: int) -> None:
+    """Refuse a context that the first prompts fill: every episode would end before its first action.
+
+    Raises:
+        UserError: with the length that is needed.
+    """
+    lengths = []
+    for task in tasks[:3]:
+        try:
+            answer = pool.call(0, {"do": "reset", "task_id": task, "seed": 0})
+        except RuntimeError:  # a task that breaks is counted when it is played
+            continue
+        lengths.append(len(chat.first(answer["instruction"], answer["observation"])))
+    if lengths and min(lengths) >= max_tokens:
+        raise UserError(
+            f"the context of {max_tokens} tokens (--data.max_len) is shorter than the first prompts of {pool.name!r} ({min(lengths)} tokens and "
+            "more); raise it, or shorten the system prompt"
+        )
+
+
+def plain(value: Any) -> Any:
+    """Dicts again, where the host's parser has made namespaces of them."""
+    if isinstance(value, SimpleNamespace):
+        value = vars(value)
+    return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def add_env_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add `--env.*`."""
+    group = parser.add_argument_group("environment")
+    add = group.add_argument
+    default = EnvConfig("")
+    add("--env.name", type=str, default=None, required=required, help="registered environment (agentprm list envs)")
+    add("--env.args", type=json_object, default={}, help="its arguments, as a JSON object")
+    add("--env.split", type=str, default=default.split, choices=["train", "validation", "test"], help="which tasks")
+    add("--env.first_task", type=int, default=0, help="number of the split's first task to take")
+    add("--env.num_tasks", type=int, default=None, help="how many tasks to take (all)")
+    add("--env.max_turns", type=int, default=default.max_turns, help="step limit of an episode; reaching it is `truncated`")
+    add("--env.max_tokens_per_turn", type=int, default=None, help="cap of tokens for one action (what the context leaves)")
+    add(
+        "--env.stop_token_ids",
+        type=int,
+        nargs="*",
+        default=[],
+        help="tokens that end an action, besides the template's end of turn",
+    )
+    add("--env.num_workers", type=int, default=default.num_workers, help="environment processes: episodes played at once")
+    add("--env.reset_timeout", type=float, default=default.reset_timeout, help="seconds that a reset may take")
+    add("--env.step_timeout", type=float, default=default.step_timeout, help="seconds that a step may take")
+    add("--env.max_retries", type=int, default=default.max_retries, help="times that a broken episode is played again")
+    add("--env.action_format", type=str, default=default.action_format, choices=list(ACTION_FORMATS), help="how an action is read")
+    add("--env.system_prompt_file", type=str, default=None, help="text file with the system message")
+    add("--env.chat_template", type=str, default=None, help="file with a chat template in place of the tokenizer's")

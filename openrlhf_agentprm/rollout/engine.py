@@ -1,0 +1,47 @@
+"""What an episode needs of an inference engine: token ids in, token ids out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How actions are sampled; part of an episode's identity."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+
+    def identity(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A finished completion. `finish_reason`: "stop" (a stop token, which is the last of `token_ids`) or "length"."""
+
+    request_id: str
+    token_ids: list[int]
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str = "stop"
+
+
+class Engine(Protocol):
+    """Completions of many prompts at once."""
+
+    max_model_len: int
+
+    def submit(self, request_id: str, token_ids: Sequence[int], sampling: Sampling, max_tokens: int, stop_token_ids: Sequence[int]) -> None:
+        """Queue a completion."""
+
+    def step(self) -> list[Sampled]:
+        """Advance by one step of the engine; what has finished."""
+
+    @property
+    def unfinished(self) -> int:
+        """Completions under way."""
+
+    def close(self) -> None: ...

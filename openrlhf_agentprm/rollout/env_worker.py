@@ -1,0 +1,160 @@
+"""One environment in one process, answering requests over a socket: a JSON object a line, in and out.
+
+Requests: `{"do": "describe" | "tasks" | "reset" | "step" | "replay" | "demonstrate", …}`. The answer is `{"ok": …}`, or
+`{"error": text}` when the environment raised; the process lives on and its environment is built anew for the next reset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import random
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import UserError
+from ..envs import base
+
+MAX_TEXT = 1_000_000  # characters of one observation
+
+
+class EnvServer:
+    """Answers requests for one environment.
+
+    Args:
+        name: registered environment.
+        kwargs: its arguments.
+    """
+
+    def __init__(self, name: str, kwargs: dict[str, Any]) -> None:
+        self.name = name
+        self.kwargs = kwargs
+        self._env: Any = None
+
+    @property
+    def env(self) -> Any:
+        if self._env is None:
+            self._env = base.make_env(self.name, **self.kwargs)
+        return self._env
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            handler = getattr(self, "_do_" + request.pop("do"))
+            return {"ok": handler(**request)}
+        except Exception as error:
+            self._env = None  # what raised once may be in any state
+            user = isinstance(error, UserError)
+            return {"error": f"{type(error).__name__}: {error}", "user_error": user, "traceback": traceback.format_exc(limit=8)}
+
+    def _do_describe(self) -> dict[str, Any]:
+        inner = self.env.unwrapped
+        abilities = [p.__name__ for p in (base.HasTasks, base.HasExpert, base.HasAdmissibleActions, base.HasSnapshots, base.HasLexicon)]
+        present = [name for name in abilities if base.ability(self.env, getattr(base, name))]
+        lexicon = list(inner.lexicon()) if "HasLexicon" in present else []
+        return {
+            "abilities": present,
+            "graded": bool(getattr(inner, "reward_is_graded", False)),
+            "lexicon": lexicon,
+            "task_source": str(getattr(inner, "task_source", "")),
+        }
+
+    def _do_tasks(self, split: str, first: int, count: int | None) -> list[str]:
+        listed = base.need(self.env, base.HasTasks, "listing tasks").tasks(split)
+        if split not in base.SPLITS:
+            raise UserError(f"unknown split {split!r} (known: {', '.join(base.SPLITS)})")
+        return list(listed[first : None if count is None else first + count])
+
+    def _do_reset(self, task_id: str, seed: int) -> dict[str, Any]:
+        observation, info = self.env.reset(seed=seed, options={"task_id": task_id})
+        if not isinstance(info.get("instruction"), str):
+            raise TypeError(f'the environment gave info["instruction"] = {info.get("instruction")!r} at reset; wanted str')
+        return {"observation": _text(observation), "instruction": info["instruction"]}
+
+    def _do_step(self, action: str) -> dict[str, Any]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if not math.isfinite(float(reward)):
+            raise ValueError(f"the environment gave the reward {reward!r}")
+        ended = bool(terminated or truncated)
+        return {
+            "observation": _text(observation),
+            "reward": float(reward),
+            "terminated": bool(terminated),
+            "truncated": bool(truncated),
+            "valid_action": _flag(info, "valid_action", "at every step"),
+            "success": _flag(info, "success", "at the end of an episode") if ended or "success" in info else False,
+            "outcome": None if info.get("outcome") is None else float(info["outcome"]),
+        }
+
+    def _do_replay(self, task_id: str, seed: int, actions: list[str]) -> list[dict[str, Any]]:
+        """Rebuild a state: everything that came back, the reset's answer first."""
+        answers = [self._do_reset(task_id, seed)]
+        for action in actions:
+            answers.append(self._do_step(action))
+        return answers
+
+    def _do_demonstrate(self, task_id: str, seed: int, demonstrator: str, noise: float, max_turns: int) -> dict[str, Any]:
+        """A whole episode by a demonstrator: the reset's answer, and action and answer of every step."""
+        start = self._do_reset(task_id, seed)
+        act = self._demonstrator(demonstrator, noise, seed=hash_seed(task_id, seed))
+        steps: list[tuple[str, dict[str, Any]]] = []
+        while len(steps) < max_turns:
+            action = act()
+            steps.append((action, self._do_step(action)))
+            if steps[-1][1]["terminated"] or steps[-1][1]["truncated"]:
+                break
+        return {"start": start, "steps": steps}
+
+    def _demonstrator(self, name: str, noise: float, seed: int) -> Callable[[], str]:
+        """The expert, the expert with random admissible acts in between ("careless"), or one that the environment brings."""
+        if name not in ("expert", "careless"):
+            return base.need(self.env, base.HasDemonstrators, f"the demonstrator {name!r}").demonstrator(name, noise=noise, seed=seed)
+        expert = base.need(self.env, base.HasExpert, f"the demonstrator {name!r}")
+        if name == "expert":
+            return expert.expert_action
+        choices = base.need(self.env, base.HasAdmissibleActions, "the demonstrator 'careless'")
+        rng = random.Random(seed)
+        return lambda: rng.choice(choices.admissible_actions()) if rng.random() < noise else expert.expert_action()
+
+
+def hash_seed(task_id: str, seed: int) -> int:
+    """A seed from a task and a number, the same in every process."""
+    return int.from_bytes(f"{task_id}:{seed}".encode(), "little") % (2**61 - 1)
+
+
+def _flag(info: dict[str, Any], name: str, when: str) -> bool:
+    """A bool, NumPy's too; a missing one is a fault of the environment, never a failure of the policy."""
+    value = info.get(name)
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f'the environment gave info["{name}"] = {value!r}; wanted a bool {when}')
+    return bool(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the environment gave an observation of type {type(value).__name__}; wanted str")
+    if len(value) > MAX_TEXT:
+        raise ValueError(f"the environment gave an observation of {len(value)} characters; at most {MAX_TEXT} are taken")
+    return value
+
+
+def serve(server: EnvServer, connection: socket.socket) -> None:
+    """Answer until the other side is gone."""
+    with connection, connection.makefile("rb") as lines:
+        for line in lines:
+            answer = json.dumps(server.answer(json.loads(line))) + "\n"
+            connection.sendall(answer.encode())
+
+
+def run_worker(name: str, kwargs: dict[str, Any], connection: socket.socket) -> None:
+    """Body of a worker process: whatever the environment prints to the standard output is dropped."""
+    sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        serve(EnvServer(name, kwargs), connection)

@@ -1,0 +1,69 @@
+"""The process that environment workers are forked from: it has the environment's package imported and nothing else.
+
+    python -m openrlhf_agentprm.rollout.zygote FD NAME KWARGS_JSON
+
+Over the socket FD it is sent one end of a fresh socket pair for each worker wanted, forks, and answers with the worker's process id.
+When the socket closes, or the zygote dies in any way, the workers die as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+
+from .env_worker import EnvServer, run_worker
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    name, kwargs = sys.argv[2], json.loads(sys.argv[3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides what Ctrl-C means
+    _preload(name, kwargs)
+    signal.signal(signal.SIGCHLD, _reap)
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, 1, 1)
+        if not message:
+            break
+        pid = os.fork()
+        if pid == 0:
+            _become_worker(control, name, kwargs, socket.socket(fileno=fds[0]))
+        os.close(fds[0])
+        control.sendall(f"{pid}\n".encode())
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _preload(name: str, kwargs: dict[str, object]) -> None:
+    """Import the environment's package before the first fork; if it fails, each worker says so in its answer."""
+    with contextlib.suppress(Exception), open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+        EnvServer(name, dict(kwargs)).env.close()
+
+
+def _become_worker(control: socket.socket, name: str, kwargs: dict[str, object], connection: socket.socket) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    control.close()
+    code = 1
+    try:
+        run_worker(name, dict(kwargs), connection)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _reap(*_: object) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The pool: limits kept, deaths noticed, nothing left behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
+
+
+def reset(task):
+    return {"do": "reset", "task_id": task, "seed": 0}
+
+
+def ask(pool, worker, request):
+    pool.send(worker, request)
+    while True:
+        for reply in pool.poll(None):
+            return reply
+
+
+@pytest.fixture
+def pool():
+    with EnvPool("thirdparty_faulty", {}, 2, Timeouts(reset=20, step=1.0)) as pool:
+        yield pool
+
+
+def test_a_good_environment_plays(pool):
+    assert ask(pool, 0, reset("train-1")).value["observation"] == "at 0"
+    reply = ask(pool, 0, {"do": "step", "action": "up"})
+    assert reply.kind == "ok" and reply.value["observation"] == "at 1" and reply.value["valid_action"] is True
+
+
+@pytest.mark.parametrize(
+    "task, kind, message",
+    [
+        ("train-0", "error", "broken on purpose"),
+        ("train-10", "timeout", "did not answer step within 1 s"),
+        ("train-20", "died", "process ended during step"),
+    ],
+)
+def test_what_breaks_is_told_and_the_worker_is_usable_again(pool, task, kind, message):
+    ask(pool, 0, reset(task))
+    reply = ask(pool, 0, {"do": "step", "action": "up"})
+    assert reply.kind == kind and message in reply.message
+    assert ask(pool, 0, reset("train-1")).kind == "ok" and ask(pool, 1, reset("train-2")).kind == "ok"
+    assert pool.counts[kind] == 1 and pool.counts["restarts"] == (kind != "error")
+
+
+def test_replay_demonstrations_and_tasks():
+    with EnvPool("thirdparty_count", {}, 1) as pool:
+        answers = pool.call(0, {"do": "replay", "task_id": "train-3", "seed": 0, "actions": ["up", "up", "nonsense"]})
+        assert [a["observation"] for a in answers] == ["at 0", "at 1", "at 2", "at 2"] and answers[-1]["valid_action"] is False
+        request = {"do": "demonstrate", "task_id": "train-3", "seed": 0, "demonstrator": "expert", "noise": 0.0, "max_turns": 9}
+        played = pool.call(0, request)
+        assert played["steps"][-1][0] == "stop" and played["steps"][-1][1]["success"]
+        assert pool.tasks("test", 2, 3) == ["test-2", "test-3", "test-4"]
+        with pytest.raises(UserError, match="the demonstrator 'clever' needs an environment with demonstrator"):
+            pool.call(0, request | {"demonstrator": "clever"})
+
+
+def test_an_environment_that_cannot_be_built_is_told_at_once():
+    with pytest.raises(UserError, match="unknown environment 'babyay'"):
+        EnvPool("babyay", {}, 2)
+    with pytest.raises(UserError, match="does not take these arguments"):
+        EnvPool("thirdparty_count", {"speed": 2}, 1)
+
+
+def test_a_worker_that_dies_while_nothing_is_asked_of_it():
+    with EnvPool("thirdparty_count", {}, 2, Timeouts(20, 5.0)) as pool:
+        for worker in (0, 1):
+            assert ask(pool, worker, reset("train-1")).kind == "ok"
+            os.kill(pool._workers[worker].pid, signal.SIGKILL)
+        time.sleep(0.1)
+        assert ask(pool, 0, reset("train-1")).kind == "ok", "a reset needs nothing of the dead process"
+        lost = ask(pool, 1, {"do": "step", "action": "up"})
+        assert lost.kind == "died" and "ended before step" in lost.message
+        assert ask(pool, 1, reset("train-1")).kind == "ok" and pool.counts["restarts"] == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("instruction", r'info\["instruction"\] = None at reset'),
+        ("valid_action", r'info\["valid_action"\] = 1; wanted a bool'),
+        ("success", r'info\["success"\] = None'),
+    ],
+)
+def test_a_broken_protocol_is_no_failure_of_the_policy(task, message):
+    with EnvPool("thirdparty_vague", {}, 1, Timeouts(20, 5.0)) as pool:
+        replies = [ask(pool, 0, reset(f"train-{task}"))]
+        if replies[0].kind == "ok":
+            replies.append(ask(pool, 0, {"do": "step", "action": "stop"}))
+    assert replies[-1].kind == "error" and not replies[-1].user_error
+    assert re.search(message, replies[-1].message)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_closing_leaves_no_process():
+    pool = EnvPool("thirdparty_faulty", {}, 4, Timeouts(20, 0.5))
+    ask(pool, 0, reset("train-20"))
+    ask(pool, 0, {"do": "step", "action": "up"})
+    pids = [w.pid for w in pool._workers] + [pool._zygote.pid]
+    pool.close()
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_killing_the_owner_leaves_no_process():
+    code = (
+        "import time\nfrom openrlhf_agentprm.rollout.pool import EnvPool\npool = EnvPool('thirdparty_count', {}, 3)\n"
+        "print(*[w.pid for w in pool._workers], pool._zygote.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pids = [int(p) for p in owner.stdout.readline().split()]
+    assert all(alive(pid) for pid in pids)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
