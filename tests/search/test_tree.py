@@ -1,0 +1,121 @@
+"""Search over turns, against what can be worked out by hand: real environment processes, an engine that draws from a known table."""
+
+import hashlib
+import math
+import random
+
+import pytest
+
+from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
+from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.rollout.builder import Limits
+from openrlhf_agentprm.rollout.engine import Sampled, Sampling
+from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
+from openrlhf_agentprm.search.tree import TreeSearch
+
+
+class TableEngine:
+    """Each completion is "up" or "stop", by a fair coin."""
+
+    max_model_len = 128
+
+    def __init__(self, chat, seed=0):
+        self.actions = [chat.tokenizer.encode(word, add_special_tokens=False) + [chat.stop_token_ids[0]] for word in ("up", "stop")]
+        self.random = random.Random(seed)
+        self.queue = []
+
+    def submit(self, request_id, token_ids, sampling, max_tokens, stop_token_ids):
+        assert max_tokens >= 1
+        self.queue.append(Sampled(request_id, self.random.choice(self.actions)))
+
+    def step(self):
+        self.random.shuffle(self.queue)  # completions end in any order
+        return [self.queue.pop()]
+
+    unfinished = property(lambda self: len(self.queue))
+
+
+@pytest.fixture(scope="module")
+def chat(tiny):
+    return ChatFormat(load_tokenizer(str(tiny)))
+
+
+def goal_of(task):
+    return int(hashlib.sha256(task.encode()).hexdigest(), 16) % 3
+
+
+def knows(chat, sign=1.0):
+    """Scores a path by whether it still can end, or has ended, at the goal that its prompt names."""
+    words = {0: "zero", 1: "one", 2: "two"}
+
+    def score(token_ids, spans):
+        found = []
+        for tokens, (start, end) in zip(token_ids, spans, strict=True):
+            text = chat.tokenizer.decode(tokens, skip_special_tokens=True)
+            goal = next(n for n, word in words.items() if f"to {n}" in text or f"to {word}" in text)
+            ups = text.split().count("up")
+            stopped = "stop" in chat.tokenizer.decode(tokens[start:end])
+            right = ups == goal if stopped else ups <= goal
+            found.append(sign * (float(right) + 0.01 * stopped))
+        return found
+
+    return score
+
+
+def search(chat, pool, scorer, beams, actions, tasks, max_turns=6):
+    tree = TreeSearch(TableEngine(chat), pool, chat, scorer, Sampling(), Limits(max_turns, 128, 4), beams=beams, actions=actions)
+    return tree.run(tasks)
+
+
+@pytest.mark.parametrize(("beams", "actions"), [(1, 12), (2, 6)])
+def test_a_scorer_that_knows_solves_everything_and_its_opposite_nothing(chat, beams, actions):
+    with EnvPool("thirdparty_count", {}, 4) as pool:
+        tasks = list(pool.tasks("test", 0, 30))
+        best = search(chat, pool, knows(chat), beams, actions, tasks)
+        worst = search(chat, pool, knows(chat, -1.0), beams, actions, tasks)
+    assert [r.task_id for r in best] == tasks
+    assert all(r.outcome == 1.0 and r.path.actions == ["up"] * goal_of(r.task_id) + ["stop"] for r in best)
+    assert all(r.outcome == 0.0 for r in worst)
+
+
+def test_the_number_of_sampled_actions_is_the_methods(chat):
+    """N·M at the root, M at every live node after it."""
+    with EnvPool("thirdparty_count", {}, 4) as pool:
+        tasks = list(pool.tasks("test", 0, 30))
+        for result in search(chat, pool, knows(chat), 1, 12, tasks):
+            assert result.sampled_actions == 12 * (goal_of(result.task_id) + 1)
+            assert result.sampled_tokens == 2 * result.sampled_actions
+
+        def never_stops(tokens, spans):
+            return [-float("stop" in chat.tokenizer.decode(t[a:b])) for t, (a, b) in zip(tokens, spans, strict=True)]
+
+        for result in search(chat, pool, never_stops, 2, 20, tasks, max_turns=3):
+            # equal actions of one node are merged: at the root only "up" and "stop" remain, so one beam stops and one goes on
+            assert result.sampled_actions == 40 + 20 + 20
+            assert result.path.actions == ["up", "up", "up"] and result.outcome == 0.0
+
+
+def test_a_finished_path_keeps_its_place_until_a_better_one_takes_it(chat):
+    with EnvPool("thirdparty_count", {}, 4) as pool:
+        tasks = [t for t in pool.tasks("test", 0, 60) if goal_of(t) == 2][:8]
+        early_stops_win = search(chat, pool, lambda tokens, spans: [-float(len(t)) for t in tokens], 2, 20, tasks)
+        longest_wins = search(chat, pool, lambda tokens, spans: [float(len(t)) for t in tokens], 2, 20, tasks)
+    assert all(len(r.path.actions) == 1 for r in early_stops_win)
+    assert all(len(r.path.actions) == 6 and not r.path.success for r in longest_wins)
+
+
+def test_a_broken_environment_has_no_outcome_and_costs_no_other_task(chat):
+    with EnvPool("thirdparty_faulty", {}, 4, Timeouts(20, 1.0)) as pool:
+        found = search(chat, pool, knows(chat), 1, 12, list(pool.tasks("test", 0, 12)))
+    assert [r.task_id for r in found if math.isnan(r.outcome)] == ["test-0", "test-10"]
+    assert all(r.outcome == 1.0 for r in found if not math.isnan(r.outcome))
+
+
+def test_an_environment_that_replays_differently_is_an_error(chat):
+    with EnvPool("thirdparty_moody", {}, 4) as pool, pytest.raises(UserError, match="not replayed alike.*deterministic environment"):
+        search(chat, pool, knows(chat), 1, 12, list(pool.tasks("test", 0, 30)))
+
+
+def test_sizes_below_one_are_refused(chat):
+    with pytest.raises(UserError, match="wanted at least 1"):
+        TreeSearch(None, None, chat, None, Sampling(), Limits(4, 128, 4), beams=0, actions=2)
