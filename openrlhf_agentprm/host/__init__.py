@@ -1,0 +1,1 @@
+"""Everything that touches OpenRLHF, Ray, vLLM and DeepSpeed."""

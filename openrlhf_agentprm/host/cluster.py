@@ -1,0 +1,163 @@
+"""Ray for a PPO run: the hook that patches workers, enough GPUs, and a probe that the hook ran."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import time
+from typing import Any
+
+from ..core.errors import UserError
+from .activate import report
+from .cpu import CPU_ENVIRONMENT, MODE_VARIABLE, has_cuda
+from .turn_limits import ROLLOUT_VARIABLE
+
+logger = logging.getLogger(__name__)
+_NO_ANSWER = "no Ray cluster answers at {} ({}); start it, or unset RAY_ADDRESS and run `ray stop` for a Ray of this run alone"
+_HOOK = "openrlhf_agentprm.host.activate.activate_in_worker"
+
+
+def gpus_needed(args: Any) -> int:
+    """GPUs that the host's placement will ask Ray for, real or logical."""
+
+    def size(entity: Any) -> int:
+        return entity.num_nodes * entity.num_gpus_per_node
+
+    engines = (args.vllm.num_engines or 0) * args.vllm.tensor_parallel_size
+    critic = bool(args.critic.model_name_or_path)
+    prm = size(args.prm) if args.prm.model_name_or_path else 0
+    if args.train.colocate_all:
+        return size(args.actor) + (engines if args.train.async_enable else 0)
+    total = engines + size(args.actor)
+    if args.algo.kl.init_coef > 0 and not args.train.colocate_actor_ref:
+        total += size(args.ref)
+    reward = 0 if args.reward.remote_url or args.train.agent_func_path else size(args.reward)
+    if args.train.colocate_critic_reward and critic:
+        return total + size(args.critic)
+    return total + (size(args.critic) if critic else 0) + reward + prm
+
+
+def start_ray(args: Any, settings: dict[str, Any]) -> None:
+    """Connect to Ray (or start it here), with our hook in every worker; a machine without CUDA gets logical GPUs.
+
+    Raises:
+        UserError: the run asks for more GPUs than the cluster has.
+    """
+    import ray
+
+    wanted = gpus_needed(args)
+    arguments: dict[str, Any] = {"runtime_env": _runtime_env(settings)}
+    joins = _named_cluster() or _running_cluster()
+    if not joins:
+        arguments["address"] = "local"
+    if not joins and not has_cuda():
+        arguments |= {"num_gpus": wanted, "num_cpus": max(2 * wanted + 4, os.cpu_count() or 1), "include_dashboard": False}
+    try:
+        ray.init(**arguments)
+    except ConnectionError as error:
+        raise UserError(_NO_ANSWER.format(os.environ.get("RAY_ADDRESS") or "the address that `ray start` left here", error)) from error
+    if joins and not has_cuda():
+        _refuse_cpu_mode_on_gpus()
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if wanted > there:
+        ray.shutdown()
+        raise UserError(
+            f"the run asks for {wanted} GPUs (actor, reference, critic, PRM and vLLM engines as their flags say), but Ray has {there}; "
+            "use fewer, colocate (--train.colocate_all), or add nodes"
+        )
+    _prove_active_in_ray()
+
+
+def _runtime_env(settings: dict[str, Any]) -> dict[str, Any]:
+    variables = {
+        "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true"),
+        "NCCL_DEBUG": os.environ.get("NCCL_DEBUG", "WARN"),
+        "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": os.environ.get("RAY_ENABLE_ZERO_COPY_TORCH_TENSORS", "1"),
+        MODE_VARIABLE: os.environ[MODE_VARIABLE],
+        ROLLOUT_VARIABLE: json.dumps(settings),
+    }
+    if not has_cuda():
+        variables |= {name: os.environ.get(name, value) for name, value in CPU_ENVIRONMENT.items()}
+        variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
+    set_by_job = submitted.get("env_vars", {})
+    return {
+        "env_vars": {name: value for name, value in variables.items() if name not in set_by_job},
+        "worker_process_setup_hook": _HOOK,
+    }
+
+
+def _refuse_cpu_mode_on_gpus() -> None:
+    """A driver on a node without a GPU takes the run for one on CPUs; its cluster may know better."""
+    import ray
+
+    @ray.remote(num_cpus=0, num_gpus=1)
+    def probe() -> bool:
+        from openrlhf_agentprm.host.cpu import has_device
+
+        return has_device()
+
+    if ray.cluster_resources().get("GPU", 0) >= 1 and ray.get(probe.remote()):
+        ray.shutdown()
+        raise UserError(
+            f"this node has no GPU, but its Ray cluster does: set {MODE_VARIABLE}=cuda for the driver (with ray job submit, in the runtime "
+            "environment's env_vars), so that no change for CPUs is active anywhere"
+        )
+
+
+def _named_cluster(patience: float = 30) -> bool:
+    """True when RAY_ADDRESS names a cluster; one at a plain host:port has to answer soon, as Ray itself waits for many minutes."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    end = time.monotonic() + patience
+    while re.fullmatch(r"[^/]+:\d+", address) and not _listens(address):
+        if time.monotonic() > end:
+            raise UserError(_NO_ANSWER.format(f"RAY_ADDRESS={address}", f"nothing listens there after {patience:g} s"))
+        time.sleep(1)
+    return bool(address)
+
+
+def _running_cluster() -> bool:
+    """True when `ray start` runs on this machine, which `ray.init` would connect to.
+
+    A crash or a reboot leaves the address of a cluster that is gone; `ray.init` alone would wait for it and fail.
+    """
+    from ray._private.services import find_gcs_addresses
+    from ray._private.utils import read_ray_address
+
+    address = read_ray_address()
+    if address is None:
+        return False
+    if address in find_gcs_addresses() or _listens(address):
+        return True
+    logger.warning("the Ray cluster at %s, started here earlier, is gone; starting Ray for this run alone", address)
+    return False
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _prove_active_in_ray() -> None:
+    """Ask a fresh worker what it runs."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def probe() -> dict[str, Any]:
+        from openrlhf_agentprm.host.activate import report
+
+        return report()
+
+    found = ray.get(probe.remote())
+    if found["patches"] != report()["patches"]:
+        ray.shutdown()
+        raise UserError(
+            f"the patch series is not active in Ray's workers (process {found['pid']} has {found['patches']}); the run would not be ours"
+        )

@@ -1,0 +1,76 @@
+"""Settings that let the host run where there is no CUDA device; none of them is touched where there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import os
+import sys
+import time
+
+# Names and values for vLLM, DeepSpeed and PyTorch; what the user has set already stands.
+CPU_ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no process between the engine's core and its model, and no busy queue between the two
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # NVIDIA, ROCm, WSL
+
+
+# What the driver found, or the user said, for every process of a run: "cuda", "cpu" or "cpu-only" (see `activate`).
+MODE_VARIABLE = "OPENRLHF_AGENTPRM_MODE"
+
+
+def has_cuda() -> bool:
+    """Whether this run is on GPUs: as the run's mode says, else as this machine has one."""
+    mode = os.environ.get(MODE_VARIABLE)
+    return mode == "cuda" if mode else has_device()
+
+
+@functools.cache
+def has_device() -> bool:
+    """True on a machine with a GPU, also in a process that was given none of them (as Ray does with trainers)."""
+    return any(glob.glob(pattern) for pattern in _DEVICES)
+
+
+def _same_tools_everywhere() -> None:
+    """This interpreter's own programs first in PATH: DeepSpeed builds its CPU operator anew whenever it meets another ninja than last time."""
+    programs = os.path.dirname(sys.executable)
+    found = os.environ.get("PATH", "").split(os.pathsep)
+    if found[0] != programs:
+        os.environ["PATH"] = os.pathsep.join([programs, *(p for p in found if p != programs)])
+
+
+def drop_stale_build_locks(folder: str, *, minutes: float = 10.0) -> None:
+    """Remove what a build that was killed leaves behind: PyTorch would wait for its lock without an end. A build takes a minute or two."""
+    for lock in glob.glob(os.path.join(folder, "*", "*", "lock")):
+        with contextlib.suppress(OSError):
+            if time.time() - os.path.getmtime(lock) > 60 * minutes:
+                os.unlink(lock)
+
+
+def prepare_environment(*, alone: bool = False) -> None:
+    """Set `CPU_ENVIRONMENT` and the number of threads for this process and its children, unless CUDA is there.
+
+    Call before vllm or deepspeed is imported.
+
+    Args:
+        alone: the processes of this launch have the machine to themselves and share all of its cores. Else half of the cores compute and
+            half are left to environments and to the other processes of a PPO step: threads that wait for each other cost more than they
+            bring to small models.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if has_cuda():
+        return
+    for name, value in CPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _same_tools_everywhere()
+    drop_stale_build_locks(os.environ.get("TORCH_EXTENSIONS_DIR") or os.path.expanduser("~/.cache/torch_extensions"))
+    sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if alone else 2
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // sharers)))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -1,0 +1,185 @@
+"""Our agent executor inside the host's rollout actors: registered environments, played token-exactly.
+
+The host loads this file as `--train.agent_func_path` and builds `AgentExecutor` without arguments; the driver's settings arrive in an
+environment variable of the job. Environments run in a pool of processes owned by the rollout actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import threading
+from typing import Any
+
+from openrlhf.utils.agent import AgentExecutorBase
+
+from openrlhf_agentprm.data.episode import Status
+from openrlhf_agentprm.host.turn_limits import rollout_settings
+from openrlhf_agentprm.rollout.builder import Assignment, EpisodeBuilder
+from openrlhf_agentprm.rollout.config import EnvConfig
+from openrlhf_agentprm.rollout.pool import EnvPool, Reply
+
+logger = logging.getLogger(__name__)
+_STATUS_OF = {"error": Status.ENV_ERROR, "died": Status.ENV_ERROR, "timeout": Status.TIMEOUT}
+
+
+class AgentExecutor(AgentExecutorBase):
+    """Plays one episode for each sample that the host asks for."""
+
+    def __init__(self) -> None:
+        settings = rollout_settings()
+        self.config = EnvConfig(**{**settings["env"], "stop_token_ids": tuple(settings["env"].get("stop_token_ids", ()))})
+        self.policy = settings["policy"]
+        self.chat = self.config.chat(self.policy)
+        self.workers = AsyncPool(self.config.pool())
+
+    async def execute(
+        self, prompt: str, label: str, sampling_params: Any, max_length: int, hf_tokenizer: Any, llm_engine: Any, images: Any = None
+    ) -> dict[str, Any]:
+        """The host's contract: play the task named in `label`, answer tokens, action ranges and reward.
+
+        An episode whose environment broke is played again up to `--env.max_retries` times; then it is answered as a placeholder with its
+        status, which takes part in no statistic and no loss.
+        """
+        task = json.loads(label)
+        sampling = {"temperature": sampling_params.temperature, "top_p": sampling_params.top_p}
+        assignment = Assignment(self.config.name, task["task_id"], task["split"], task["seed"], 0, self.policy, "online", sampling)
+        retries = 0
+        builder = await self._play(assignment, sampling_params, max_length, llm_engine)
+        while builder.episode().status in (Status.ENV_ERROR, Status.TIMEOUT) and retries < self.config.max_retries:
+            retries += 1
+            builder = await self._play(assignment, sampling_params, max_length, llm_engine)
+        if error := builder.episode().error:
+            _tell_once(f"{self.config.name}: {error}")
+        return self._response(prompt, label, builder, retries, with_logprobs=sampling_params.logprobs is not None)
+
+    async def _play(self, assignment: Assignment, sampling_params: Any, max_length: int, llm_engine: Any) -> EpisodeBuilder:
+        builder = EpisodeBuilder(assignment, self.chat, self.config.limits(max_length), graded=self.workers.graded)
+        async with self.workers.worker() as worker:
+            reply = await self.workers.ask(worker, {"do": "reset", "task_id": assignment.task_id, "seed": assignment.seed})
+            if _broke(builder, reply):
+                return builder
+            builder.begin(reply.value)
+            while not builder.finished:
+                tokens, logprobs = await self._sample(builder, sampling_params, llm_engine)
+                reply = await self.workers.ask(worker, {"do": "step", "action": builder.act(tokens, logprobs)})
+                if _broke(builder, reply):
+                    return builder
+                builder.observe(reply.value)
+        return builder
+
+    async def _sample(self, builder: EpisodeBuilder, sampling_params: Any, llm_engine: Any) -> tuple[list[int], list[float]]:
+        params = sampling_params.clone()
+        params.max_tokens = builder.budget
+        # The host's 1 forbids the engine to end a turn at once. The policy may, so its samples would be another policy's.
+        params.min_tokens = 0
+        params.stop_token_ids = self.chat.stop_token_ids
+        output = (await llm_engine.generate(list(builder.token_ids), params)).outputs[0]
+        tokens = list(output.token_ids)
+        logprobs = [entry[token].logprob for token, entry in zip(tokens, output.logprobs or [], strict=False)]
+        return tokens, logprobs
+
+    def _response(self, prompt: str, label: str, builder: EpisodeBuilder, retries: int, *, with_logprobs: bool) -> dict[str, Any]:
+        episode = builder.episode()
+        # A placeholder still needs a token that predicts and one that is predicted.
+        tokens = episode.token_ids if len(episode.token_ids) > 1 else [self.chat.end_token_id] * 2
+        logprobs = episode.logprobs if len(episode.token_ids) > 1 else [0.0, 0.0]
+        return {
+            "prompt": prompt,
+            "label": label,
+            "images": None,
+            "mm_train_inputs": None,
+            "reward": episode.outcome,
+            "scores": episode.outcome,
+            "observation_tokens": tokens,
+            "action_ranges": [(t.action_start, t.action_end) for t in episode.turns],
+            "turn_rewards": [t.reward for t in episode.turns],
+            "rollout_log_probs": logprobs if with_logprobs else None,
+            "truncated": episode.truncated,
+            "status": episode.status.value,
+            "extra_logs": {"turns": len(episode.turns), "valid_actions": _share_valid(episode), "env_retries": retries},
+        }
+
+
+@functools.cache
+def _tell_once(error: str) -> None:
+    """The first of every kind of breakage, in the rollout actor's log."""
+    logger.warning("an episode broke: %s", error)
+
+
+class AsyncPool:
+    """An `EnvPool` for coroutines: a thread waits for the workers and wakes the coroutine that asked."""
+
+    def __init__(self, pool: EnvPool) -> None:
+        self._pool = pool
+        self.graded = bool(pool.description["graded"])
+        self._lock = threading.Lock()
+        self._asked = threading.Event()
+        self._futures: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Reply]]] = {}
+        self._idle: asyncio.Queue[int] | None = None
+        threading.Thread(target=self._watch, daemon=True, name="environments").start()
+
+    def worker(self) -> _Borrowed:
+        """An idle worker, for the length of an `async with`."""
+        if self._idle is None:  # made inside the loop that uses it
+            self._idle = asyncio.Queue()
+            for index in range(len(self._pool)):
+                self._idle.put_nowait(index)
+        return _Borrowed(self._idle)
+
+    async def ask(self, worker: int, request: dict[str, Any]) -> Reply:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+        with self._lock:
+            self._futures[worker] = (loop, future)
+            self._pool.send(worker, request)
+        self._asked.set()
+        return await future
+
+    def _watch(self) -> None:
+        while True:
+            self._asked.wait()
+            self._asked.clear()
+            while self._futures:
+                for reply in self._poll():
+                    with self._lock:
+                        loop, future = self._futures.pop(reply.worker)
+                    loop.call_soon_threadsafe(_set_result, future, reply)
+
+    def _poll(self) -> list[Reply]:
+        """What has come; where the pool itself breaks, every waiting episode is told so, instead of waiting for ever."""
+        try:
+            return self._pool.poll(0.002)
+        except Exception as error:
+            with self._lock:
+                return [Reply(worker, "died", message=f"{type(error).__name__}: {error}") for worker in self._futures]
+
+
+class _Borrowed:
+    def __init__(self, idle: asyncio.Queue[int]) -> None:
+        self._idle = idle
+
+    async def __aenter__(self) -> int:
+        self._worker = await self._idle.get()
+        return self._worker
+
+    async def __aexit__(self, *_: object) -> None:
+        self._idle.put_nowait(self._worker)
+
+
+def _set_result(future: asyncio.Future[Reply], reply: Reply) -> None:
+    if not future.done():
+        future.set_result(reply)
+
+
+def _broke(builder: EpisodeBuilder, reply: Reply) -> bool:
+    if reply.kind == "ok":
+        return False
+    builder.fail(_STATUS_OF[reply.kind], reply.message)
+    return True
+
+
+def _share_valid(episode: Any) -> float:
+    return sum(t.valid_action for t in episode.turns) / max(1, len(episode.turns))

@@ -1,0 +1,252 @@
+"""Turn-level advantages inside the host's experience maker.
+
+The maker's micro-batches are put together to one `TurnBatch` of the whole rollout, the estimator of the registry answers for all of it, and
+the answer is dealt back. Legend: B episodes, K turns, A the host's action positions (entry i belongs to token i + 1).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..core import metrics
+from ..core.batches import TurnAdvantages, TurnBatch
+from ..core.registry import ADVANTAGES
+from .ppo import estimator_options, estimators
+from .samples import REPLACED, Ending, broken_mask, is_on
+
+Experiences = Sequence[Any]
+
+
+def handles(args: Any) -> bool:
+    """True when the estimator is one of the registry's."""
+    return args.algo.advantage.estimator in estimators()
+
+
+# --- scores ---
+
+
+def dispatch_prm(maker: Any, samples_list: Experiences) -> list[Any] | None:
+    """Start scoring every turn; the host's colocation rules hold."""
+    maker.turn_metrics = {}
+    group = maker.prm_model_group
+    if group is None:
+        return None
+    started = time.monotonic()
+    refs = group.async_run_method_batch(
+        method_name="score_turns",
+        sequences=[s.sequences for s in samples_list],
+        attention_mask=[s.attention_mask for s in samples_list],
+        turn_numbers=[s.turn_numbers for s in samples_list],
+    )
+    if maker.args.train.colocate_all:
+        import ray
+
+        ray.get(refs)
+        ray.get(group.async_run_method(method_name="empty_cache"))
+    maker.turn_metrics = {"agentprm/time_prm_s": time.monotonic() - started}
+    return refs
+
+
+def attach_scores(maker: Any, samples_list: Experiences, refs: list[Any] | None) -> None:
+    """Keep the scores for the estimator, and make the metrics of placeholders count for nothing."""
+    if refs is not None:
+        started = time.monotonic()
+        duplicates = maker.args.ds.ring_attn_size * maker.args.ds.tensor_parallel_size
+        for samples, (q_BK, v_BK) in zip(samples_list, maker._flatten_results(refs, duplicates), strict=True):
+            samples.prm_scores = (q_BK, v_BK)
+        maker.turn_metrics["agentprm/time_prm_s"] += time.monotonic() - started
+    if any_broken(samples_list):
+        _fill_broken_metrics(samples_list)
+
+
+# --- advantages ---
+
+
+@torch.no_grad()
+def compute_advantages(maker: Any, experiences: Experiences) -> Experiences:
+    """Advantages and returns by the registry's estimator, in place."""
+    started = time.monotonic()
+    args = maker.strategy.args
+    batch = turn_batch(args, experiences)
+    function = ADVANTAGES.load(args.algo.advantage.estimator)
+    result: TurnAdvantages = function(batch, **estimator_options(args, maker.kl_ctl.value))
+    at = 0
+    for experience in experiences:
+        rows, width = experience.action_mask.shape
+        part = (slice(at, at + rows), slice(0, width))
+        experience.advantages = result.advantages_BT[part].clone()
+        experience.returns = result.returns_BT[part].clone()
+        if result.value_mask_BT is not None:
+            experience.value_mask = result.value_mask_BT[part].clone()
+        experience.info["return"] = torch.where(batch.mask_BK[part[0]], batch.rewards_BK[part[0]], 0.0).sum(1)
+        experience.kl = None
+        at += rows
+    maker.turn_metrics |= turn_metrics(batch, experiences) | result.metrics
+    maker.turn_metrics["agentprm/time_advantages_s"] = time.monotonic() - started
+    for experience in experiences:
+        if hasattr(experience, "prm_scores"):
+            del experience.prm_scores
+    return experiences
+
+
+def turn_batch(args: Any, experiences: Experiences) -> TurnBatch:
+    """The whole rollout as one batch of turns."""
+    turn_ids_BT = _stack([e.turn_numbers for e in experiences], 0) - 1
+    width = max(1, int(turn_ids_BT.max()) + 1)
+    mask_BK = torch.zeros(len(turn_ids_BT), width + 1, dtype=torch.bool)
+    mask_BK = mask_BK.scatter(1, turn_ids_BT.clamp(min=-1) + 1, True)[:, 1:]
+    outcome_B = torch.cat([e.rewards for e in experiences]).float()
+    if args.reward.clip_range:
+        outcome_B = outcome_B.clamp(*args.reward.clip_range)
+    ending_B = torch.cat([e.ending for e in experiences])
+    order = torch.tensor(list(itertools.chain.from_iterable(e.index for e in experiences)))
+    scores = [e.prm_scores for e in experiences] if hasattr(experiences[0], "prm_scores") else None
+    return TurnBatch(
+        rewards_BK=_turn_rewards(args, experiences, mask_BK, turn_ids_BT, outcome_B),
+        mask_BK=mask_BK,
+        turn_ids_BT=turn_ids_BT,
+        action_mask_BT=_stack([e.action_mask for e in experiences], 0).bool(),
+        q_BK=None if scores is None else _stack([q for q, _ in scores], 0.0, width),
+        v_BK=None if scores is None else _stack([v for _, v in scores], 0.0, width),
+        values_BT=None if experiences[0].values is None else _stack([e.values.float() for e in experiences], 0.0),
+        kl_BT=_stack([e.kl.float() for e in experiences], 0.0),
+        outcome_B=outcome_B,
+        terminated_B=torch.isin(ending_B, torch.tensor([Ending.SUCCESS, Ending.FAILURE, Ending.UNKNOWN])),
+        truncated_B=ending_B == Ending.TRUNCATED,
+        group_B=order // args.rollout.n_samples_per_prompt,
+    )
+
+
+def _turn_rewards(
+    args: Any, experiences: Experiences, mask_BK: torch.Tensor, turn_ids_BT: torch.Tensor, outcome_B: torch.Tensor
+) -> torch.Tensor:
+    """The outcome at the last turn, or each turn's own reward from the environment."""
+    if args.algo.advantage.reward == "environment":
+        from ..core.estimators import sum_by_turn
+
+        return sum_by_turn(_stack([e.turn_rewards for e in experiences], 0.0), turn_ids_BT, mask_BK)
+    last_BK = mask_BK & (mask_BK.flip(1).cumsum(1).flip(1) == 1)
+    return torch.where(last_BK, outcome_B[:, None], 0.0)
+
+
+def _stack(parts: Sequence[torch.Tensor], fill: float, width: int | None = None) -> torch.Tensor:
+    """Micro-batches one under the other, right-padded to one width."""
+    width = width or max(p.shape[1] for p in parts)
+    return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=fill) for p in parts])
+
+
+# --- broken episodes ---
+
+
+def any_broken(experiences: Experiences) -> bool:
+    return experiences[0].ending is not None and any(bool(broken_mask(e).any()) for e in experiences)
+
+
+def eval_reward(sample: Any) -> float:
+    """An evaluation sample's reward; NaN, which the averages leave out, where its environment broke."""
+    if sample.ending is not None and bool(broken_mask(sample)[0]):
+        return float("nan")
+    return float(sample.rewards[0])
+
+
+def group_rewards(args: Any, rewards_GN: torch.Tensor, experiences: Experiences, indices: torch.Tensor) -> torch.Tensor:
+    """The host's group baselines over the samples that came to an end; 0 for the others.
+
+    Args:
+        rewards_GN: groups in prompt order.
+        indices: each sample's place in that order, as the experiences stand.
+    """
+    broken = torch.empty(rewards_GN.numel(), dtype=torch.bool)
+    broken[indices] = torch.cat([broken_mask(e) for e in experiences])
+    kept_GN = ~broken.view_as(rewards_GN)
+    r_GN = torch.where(kept_GN, rewards_GN, 0.0)
+    count_G1 = kept_GN.sum(1, keepdim=True).clamp(min=1)
+    mean_G1 = r_GN.sum(1, keepdim=True) / count_G1
+    deviation_GN = torch.where(kept_GN, r_GN - mean_G1, 0.0)
+    std_G1 = (deviation_GN.square().sum(1, keepdim=True) / (count_G1 - 1).clamp(min=1)).sqrt()
+    _overwrite_group_std(experiences, std_G1.expand_as(r_GN).reshape(-1)[indices])
+    name = args.algo.advantage.estimator
+    if name == "rloo":
+        shaped = deviation_GN * count_G1 / (count_G1 - 1).clamp(min=1)
+    elif name in ("reinforce_baseline", "dr_grpo"):
+        shaped = deviation_GN
+    elif name == "group_norm":
+        shaped = deviation_GN / (std_G1 + 1e-9)
+    elif name == "flash_reinforce":
+        shaped = r_GN - r_GN.sum() / kept_GN.sum().clamp(min=1)
+    else:
+        shaped = r_GN
+    return torch.where(kept_GN, shaped, 0.0)
+
+
+def _overwrite_group_std(experiences: Experiences, std: torch.Tensor) -> None:
+    for experience, part in zip(experiences, std.split([len(e.index) for e in experiences]), strict=True):
+        if "group_reward_std" in experience.info:
+            experience.info["group_reward_std"] = part
+
+
+def _fill_broken_metrics(experiences: Experiences) -> None:
+    """Logged means are over all samples; a placeholder takes the mean of the others, so it changes none of them."""
+    broken = torch.cat([broken_mask(e) for e in experiences])
+    for name in experiences[0].info.keys() - {REPLACED}:
+        column = torch.cat([e.info[name].float() for e in experiences])
+        mean = column[~broken].mean() if bool((~broken).any()) else torch.tensor(0.0)
+        for experience in experiences:
+            experience.info[name] = torch.where(broken_mask(experience), mean, experience.info[name].float())
+
+
+# --- metrics ---
+
+
+def turn_metrics(batch: TurnBatch, experiences: Experiences) -> dict[str, float]:
+    """What the host's loggers get each step, besides what the estimator reports."""
+    ending_B = torch.cat([e.ending for e in experiences])
+    valid_B = ~torch.isin(ending_B, torch.tensor([Ending.CONTEXT_OVERFLOW, Ending.ENV_ERROR, Ending.TIMEOUT]))
+    turns_B = batch.mask_BK.sum(1).float()
+    found = {f"status/{e.name.lower()}": float((ending_B == e).sum()) for e in Ending if bool((ending_B == e).any())}
+    if not bool(valid_B.any()):
+        return found
+    found["turns/per_episode"] = float(turns_B[valid_B].mean())
+    assert batch.outcome_B is not None
+    found["turns/outcome_mean"] = float(batch.outcome_B[valid_B].mean())
+    if batch.q_BK is not None and batch.v_BK is not None:
+        found |= _score_metrics(batch, valid_B)
+    return found
+
+
+def _score_metrics(batch: TurnBatch, valid_B: torch.Tensor) -> dict[str, float]:
+    q_BK, mask_BK = batch.q_BK, batch.mask_BK
+    assert q_BK is not None and batch.v_BK is not None and batch.outcome_B is not None
+    progress_BK = q_BK - batch.v_BK
+    found = {
+        "prm/promise_mean": float(q_BK[mask_BK].mean()),
+        "prm/progress_mean": float(progress_BK[mask_BK].mean()),
+        "prm/progress_std": float(progress_BK[mask_BK].std()) if int(mask_BK.sum()) > 1 else 0.0,
+    }
+    for k in range(mask_BK.shape[1]):
+        if bool(mask_BK[:, k].any()):
+            found[f"prm/promise_turn{k + 1}"] = float(q_BK[mask_BK[:, k], k].mean())
+            found[f"prm/progress_turn{k + 1}"] = float(progress_BK[mask_BK[:, k], k].mean())
+    last_BK = mask_BK & (mask_BK.flip(1).cumsum(1).flip(1) == 1)
+    last_B = torch.where(last_BK, q_BK, 0.0).sum(1)
+    correlation = metrics.pearson(last_B[valid_B], batch.outcome_B[valid_B])
+    if correlation == correlation:
+        found["prm/outcome_correlation"] = correlation
+    return found
+
+
+__all__ = [
+    "any_broken",
+    "attach_scores",
+    "compute_advantages",
+    "dispatch_prm",
+    "eval_reward",
+    "group_rewards",
+    "handles",
+    "is_on",
+]

@@ -1,0 +1,192 @@
+"""What the PPO command line gains: flags, their checks, prompt datasets made of tasks, the PRM's worker group, and proof of activation."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ..core.errors import UserError
+from ..core.registry import ADVANTAGES, REWARD_MODELS
+from ..rollout.config import EnvConfig, add_env_flags, check_context, json_object, plain
+from .ppo_checks import estimators as estimators  # these two are called from the patched command line
+from .ppo_checks import needs_critic as needs_critic
+from .ppo_checks import problems_of_run
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--env.*`, `--prm.*` and the options of our estimators to the host's parser."""
+    add_env_flags(parser, required=False)
+    parser.add_argument("--env.eval_split", default="validation", choices=["train", "validation", "test"], help="tasks of the evaluation")
+    parser.add_argument("--env.eval_tasks", type=int, default=0, help="tasks in the evaluation (0: none)")
+    prm = parser.add_argument_group("process reward model")
+    prm.add_argument("--prm.model_name_or_path", default=None, help="checkpoint of cli.train_prm; scores every turn of every rollout")
+    prm.add_argument(
+        "--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model (agentprm list reward-models)"
+    )
+    prm.add_argument("--prm.num_nodes", type=int, default=1, help="nodes of its worker group")
+    prm.add_argument("--prm.num_gpus_per_node", type=int, default=1, help="GPUs a node of its worker group")
+    prm.add_argument("--prm.param_dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="dtype of its backbone; the head is fp32")
+    own = parser.add_argument_group("turn-level advantages (turn_gae, token_gae, progress)")
+    add = own.add_argument
+    add(
+        "--algo.advantage.values",
+        default="critic",
+        choices=["critic", "prm"],
+        help="turn_gae: whose V(s) is read where a turn begins",
+    )
+    add(
+        "--algo.advantage.reward",
+        default="outcome",
+        choices=["outcome", "environment"],
+        help="the outcome at the last turn, or turn rewards",
+    )
+    add(
+        "--algo.advantage.process_reward",
+        default="none",
+        choices=["none", "progress", "promise"],
+        help="added to each turn's reward",
+    )
+    add("--algo.advantage.process_weight", type=float, default=1.0, help="its weight")
+    add("--algo.advantage.outcome_weight", type=float, default=0.0, help="progress: weight of the outcome advantage added to it")
+    add(
+        "--algo.advantage.kl_placement",
+        default="reward",
+        choices=["reward", "token"],
+        help="KL inside a turn's reward, or outside the returns",
+    )
+    add("--algo.advantage.whiten", default="tokens", choices=["tokens", "turns", "none"], help="what advantages are normalised over")
+    add(
+        "--algo.advantage.value_positions",
+        default="turn_start",
+        choices=["turn_start", "all"],
+        help="where the critic's loss counts",
+    )
+    add("--algo.advantage.options", type=json_object, default={}, help="further options of the estimator, as a JSON object")
+    add(
+        "--algo.advantage.force_enable",
+        action="store_true",
+        help="allow progress as a reward on top of the PRM's values (counted twice)",
+    )
+
+
+def prepare(args: Any) -> None:
+    """Check our flags together with the host's, and turn them into what the host understands. Without our flags nothing changes."""
+    ours = args.algo.advantage.estimator in estimators()
+    args.agentprm = SimpleNamespace(on=bool(ours or args.env.name or args.prm.model_name_or_path))
+    if not args.agentprm.on:
+        return
+    if problems := problems_of_run(args, ours):
+        raise UserError(problems)
+    if args.env.name:
+        args.train.agent_func_path = str(Path(__file__).with_name("executor.py"))
+        _write_datasets(args)
+
+
+def estimator_options(args: Any, kl_coef: float) -> dict[str, Any]:
+    """Keyword options of the chosen estimator, from the flags; another package's gets those that its signature names."""
+    a = args.algo.advantage
+    return _own_options(args, kl_coef) | plain(a.options)
+
+
+def _own_options(args: Any, kl_coef: float) -> dict[str, Any]:
+    a = args.algo.advantage
+    shared = {"kl_coef": 0.0 if args.algo.kl.use_loss else kl_coef, "kl_placement": a.kl_placement, "whiten": a.whiten}
+    gae = shared | {"gamma": a.gamma, "lambd": a.lambd, "process_reward": a.process_reward, "process_weight": a.process_weight}
+    if a.estimator == "turn_gae":
+        return gae | {"values": a.values, "force": a.force_enable, "value_positions": a.value_positions}
+    if a.estimator == "token_gae":
+        return gae
+    if a.estimator == "progress":
+        return shared | {"outcome_weight": a.outcome_weight}
+    takes = inspect.signature(ADVANTAGES.load(a.estimator)).parameters
+    return {name: value for name, value in gae.items() if name in takes}
+
+
+def _write_datasets(args: Any) -> None:
+    """The host's prompt and evaluation files, one line a task; the executor reads the task in the label."""
+    config = EnvConfig.from_namespace(args.env)
+    folder = Path(args.ckpt.output_dir).absolute() / "agentprm"
+    folder.mkdir(parents=True, exist_ok=True)
+    with config.pool(size=1) as pool:
+        parts = {"prompts": (config.split, config.tasks(pool))}
+        check_context(pool, config.chat(args.actor.model_name_or_path), parts["prompts"][1], args.data.max_len)
+        if args.env.eval_tasks:
+            parts["evaluation"] = (args.env.eval_split, pool.tasks(args.env.eval_split, 0, args.env.eval_tasks))
+    for name, (split, tasks) in parts.items():
+        rows = [
+            {
+                "input": f"{config.name}:{task}",
+                "label": json.dumps({"task_id": task, "split": split, "seed": 0}),
+                "datasource": config.name,
+            }
+            for task in tasks
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args.data.prompt_dataset = str(folder / "prompts.jsonl")
+    args.data.input_key, args.data.label_key = "input", "label"
+    args.data.apply_chat_template, args.data.input_template = False, None
+    if args.env.eval_tasks:
+        args.eval.dataset = str(folder / "evaluation.jsonl")
+
+
+def rollout_settings(args: Any) -> dict[str, Any]:
+    """What the rollout actors are told."""
+    settings: dict[str, Any] = {
+        "max_tokens_per_turn": args.env.max_tokens_per_turn,
+        "stop_token_ids": list(args.env.stop_token_ids),
+    }
+    if args.env.name:
+        settings |= {"env": asdict(EnvConfig.from_namespace(args.env)), "policy": args.actor.model_name_or_path}
+    return settings
+
+
+def start_ray(args: Any) -> None:
+    """Ray with our hook in every worker, before the host would start it."""
+    from .cluster import start_ray as start
+
+    limited = args.env.max_tokens_per_turn is not None or args.env.stop_token_ids
+    start(args, rollout_settings(args) if args.agentprm.on or limited else {})
+
+
+def start_prm(args: Any, strategy: Any, trainer: Any, placement_group: Any) -> list[Any]:
+    """Start the PRM's worker group where the host would start its reward model, and hand it to the trainer; the loading's references."""
+    if not args.prm.model_name_or_path:
+        return []
+    import ray
+    from openrlhf.trainer.ray.launcher import RayActorGroup
+
+    from .prm_worker import PRMModelActor
+
+    group = RayActorGroup(
+        args.prm.num_nodes,
+        args.prm.num_gpus_per_node,
+        PRMModelActor,
+        pg=placement_group,
+        num_gpus_per_actor=0.2 if placement_group else 1,
+        duplicate_actors=args.ds.ring_attn_size * args.ds.tensor_parallel_size,
+    )
+    ray.get(trainer.attach_prm.remote(group))
+    return group.async_init_model_from_pretrained(strategy, args.prm.model_name_or_path)
+
+
+def prove_active_in_vllm(engines: list[Any]) -> None:
+    """Stop the run unless every rollout actor and every vLLM worker runs this series."""
+    import ray
+    from openrlhf.utils.logging_utils import init_logger
+
+    from .activate import report
+
+    wanted = report()["patches"]
+    for number, reports in enumerate(ray.get([engine.agentprm_report.remote() for engine in engines])):
+        for place, found in zip(("rollout actor", *[f"vLLM worker {k}" for k in range(len(reports) - 1)]), reports, strict=True):
+            if found["patches"] != wanted:
+                raise UserError(
+                    f"the patch series is not active in the {place} of engine {number} (process {found['pid']}): {found['patches']}"
+                )
+    told = "openrlhf-agentprm: %d patches active in the driver, %d rollout actor(s) and their vLLM workers"
+    init_logger(__name__).info(told, len(wanted), len(engines))

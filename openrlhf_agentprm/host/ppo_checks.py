@@ -1,0 +1,90 @@
+"""What is wrong with a PPO command line, told before anything starts; and which of our estimators need what."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..core.errors import UserError
+from ..core.registry import ADVANTAGES
+
+logger = logging.getLogger(__name__)
+OWN = ("turn_gae", "token_gae", "progress")
+
+
+def estimators() -> list[str]:
+    """Names of the registry's advantage estimators."""
+    return ADVANTAGES.names()
+
+
+def needs_critic(args: Any) -> bool:
+    """True for our estimators that read a critic."""
+    advantage = args.algo.advantage
+    if advantage.estimator in OWN:
+        return advantage.estimator == "token_gae" or (advantage.estimator == "turn_gae" and advantage.values == "critic")
+    return advantage.estimator in estimators() and bool(args.critic.model_name_or_path)  # another package's: if it was given one
+
+
+def problems_of_run(args: Any, ours: bool) -> list[str]:
+    """Contradictions between flags, and flags that would be accepted and not done."""
+    a = args.algo.advantage
+    found = []
+    needs_prm = ours and (a.process_reward != "none" or a.estimator == "progress" or (a.estimator == "turn_gae" and a.values == "prm"))
+    if needs_prm and not args.prm.model_name_or_path:
+        found.append("values or process rewards of a PRM are asked for, but --prm.model_name_or_path is not given")
+    if a.estimator == "turn_gae" and a.values == "prm" and a.process_reward == "progress" and not a.force_enable:
+        found.append(
+            "--algo.advantage.values prm with --algo.advantage.process_reward progress counts progress twice (δ = (1 + w)·progress at "
+            "γ = 1); take --algo.advantage.values critic, or process_reward none, or insist with --algo.advantage.force_enable"
+        )
+    if not args.env.name and not args.train.agent_func_path and not args.reward.remote_url and not args.reward.model_name_or_path:
+        found.append("no environment: give --env.name, or --train.agent_func_path with an agent of your own")
+    if args.env.name and args.train.agent_func_path:
+        found.append("--env.name brings its own executor; leave out --train.agent_func_path, or play your agent without --env.name")
+    if args.prm.model_name_or_path and args.ds.ring_attn_size > 1:
+        found.append("a PRM cannot be sharded by --ds.ring_attn_size yet")
+    if getattr(args.data, "max_images_per_prompt", 0):
+        found.append("images in prompts are not supported together with turn-level advantages or a PRM")
+    if ours and getattr(a, "no_std_norm", False):
+        found.append(
+            f"--algo.advantage.no_std_norm is not what {a.estimator} normalises by; choose --algo.advantage.whiten tokens, turns or none"
+        )
+    if args.prm.model_name_or_path:
+        found += _colocation_problems(args)
+    if args.prm.model_name_or_path and args.prm.name == "scalar":
+        found += _prm_problems(args, ours)
+    return found
+
+
+def _colocation_problems(args: Any) -> list[str]:
+    """What Ray would wait for without an end: each model takes 0.2 of a GPU of the actor's bundles, or of the critic's."""
+    critic = needs_critic(args) or args.algo.advantage.estimator == "gae"
+    actors, critics, prms = (x.num_nodes * x.num_gpus_per_node for x in (args.actor, args.critic, args.prm))
+    size = f"but --prm.num_nodes × --prm.num_gpus_per_node is {prms}"
+    if not args.train.colocate_all:
+        shared = args.train.colocate_critic_reward and critic
+        return [f"--train.colocate_critic_reward puts the PRM on the critic's {critics} GPUs, {size}"] if shared and prms > critics else []
+    found = [f"--train.colocate_all puts the PRM on the actor's {actors} GPUs, {size}"] if prms > actors else []
+    reward = args.reward.model_name_or_path and not (args.env.name or args.train.agent_func_path or args.reward.remote_url)
+    if reward and critic and args.algo.kl.init_coef > 0:
+        found.append("actor, reference, critic, reward model, vLLM and PRM do not fit one GPU's five places under --train.colocate_all")
+    return found
+
+
+def _prm_problems(args: Any, ours: bool) -> list[str]:
+    """What the checkpoint itself tells."""
+    from ..prm.model import Record, check_checkpoint
+
+    try:
+        check_checkpoint(args.prm.model_name_or_path, args.actor.model_name_or_path)
+    except UserError as error:
+        return error.problems
+    record = Record.load(args.prm.model_name_or_path)
+    if ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae" and not record.value_trained:
+        return [
+            f"{args.prm.model_name_or_path}: its V(s) was not trained at the states (method {record.method!r}), so it cannot give values; "
+            "train with --loss.value_coef 1, or take --algo.advantage.values critic"
+        ]
+    if ours and not record.value_trained and "progress" in (args.algo.advantage.estimator, args.algo.advantage.process_reward):
+        logger.warning("%s: its V(s) was not trained, so the progress of every first turn is noise", args.prm.model_name_or_path)
+    return []

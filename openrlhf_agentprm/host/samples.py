@@ -1,0 +1,114 @@
+"""Rollouts become experiences: turns by number, how the episode ended, and replacements for those whose environment broke."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import torch
+
+from ..data.episode import Status
+from ..data.layout import turn_numbers
+
+logger = logging.getLogger(__name__)
+
+
+class Ending(IntEnum):
+    """`Experience.ending`: a status as a number, and UNKNOWN for agents that report none."""
+
+    UNKNOWN = 0
+    SUCCESS = 1
+    FAILURE = 2
+    TRUNCATED = 3
+    CONTEXT_OVERFLOW = 4
+    ENV_ERROR = 5
+    TIMEOUT = 6
+
+    @classmethod
+    def of(cls, status: str | None) -> Ending:
+        return cls[Status(status).name] if status else cls.UNKNOWN
+
+
+REPLACED = "replaced_samples"
+"""Logged beside the host's own sample metrics: samples thrown away with groups that broke, a sample kept."""
+
+_BROKEN = torch.tensor([Ending.CONTEXT_OVERFLOW, Ending.ENV_ERROR, Ending.TIMEOUT])
+
+
+def attach_turns(args: Any, response: dict[str, Any], experience: Any) -> Any:
+    """Give an experience its turns; without our flags it is handed back as it came."""
+    if not is_on(args):
+        return experience
+    length = experience.sequences.shape[1]
+    spans = [(start, min(end, length)) for start, end in response["action_ranges"] if start < length]
+    numbers = turn_numbers(spans, length)[None]
+    rewards = torch.zeros(numbers.shape)
+    for (start, _), reward in zip(spans, response.get("turn_rewards") or [], strict=False):
+        rewards[0, start - 1] = reward
+    ending = Ending.of(response.get("status"))
+    experience.turn_numbers = numbers
+    experience.turn_rewards = rewards
+    experience.ending = torch.tensor([int(ending)])
+    if ending in _BROKEN:  # a placeholder: no token of it counts
+        experience.turn_numbers = torch.zeros_like(numbers)
+        experience.action_mask = torch.zeros_like(experience.action_mask)
+    return experience
+
+
+def is_on(args: Any) -> bool:
+    """True in a run with any of our flags."""
+    return bool(getattr(getattr(args, "agentprm", None), "on", False))
+
+
+def is_broken(experience: Any) -> bool:
+    """True for a single sample whose environment broke or whose context overflowed."""
+    return experience.ending is not None and int(experience.ending[0]) in _BROKEN.tolist()
+
+
+def broken_mask(experience: Any) -> torch.Tensor:
+    """(B,) bool over a batched experience."""
+    return torch.isin(experience.ending, _BROKEN)
+
+
+def valid(experiences: Sequence[Any]) -> list[Any]:
+    return [e for e in experiences if not is_broken(e)]
+
+
+def replace_broken(generator: Any, experiences: Sequence[Any], dataloader_iter: Any, generate_kwargs: dict[str, Any]) -> list[Any]:
+    """New rollouts for a fresh prompt, in place of one of which a sample's environment broke, or no sample fitted the context.
+
+    Single samples that overflow the context stay as placeholders: another try would overflow again, and the others of their group are good.
+    Empty in evaluation, with nothing broken, and when no prompt is left: the placeholders then stay and are left out of every statistic.
+    """
+    if not is_on(generator.args):
+        return []
+    refs: list[Any] = []
+    if dataloader_iter is not getattr(generator, "_eval_dataloader_iter", None):
+        crashed = sum(int(e.ending[0]) in (Ending.ENV_ERROR, Ending.TIMEOUT) for e in experiences if e.ending is not None)
+        broken = sum(is_broken(e) for e in experiences)
+        if crashed or broken == len(experiences):
+            refs = _another_prompt(generator, f"{broken} of {len(experiences)} samples of a prompt broke", dataloader_iter, generate_kwargs)
+    if refs:
+        generator.replaced_samples = getattr(generator, "replaced_samples", 0) + len(experiences)
+    return refs
+
+
+def note_replaced(generator: Any, experiences: Sequence[Any]) -> None:
+    """Give the first sample of a prompt that is kept the number thrown away before it."""
+    if is_on(generator.args):
+        for experience in experiences:
+            experience.info[REPLACED] = torch.tensor([0.0])
+        experiences[0].info[REPLACED] += float(vars(generator).pop("replaced_samples", 0))
+
+
+def _another_prompt(generator: Any, why: str, dataloader_iter: Any, generate_kwargs: dict[str, Any]) -> list[Any]:
+    from openrlhf.trainer.ppo_utils.samples_generator import _collect_prompt_batch
+
+    prompts, labels, images, _ = _collect_prompt_batch(dataloader_iter, 1)
+    if not prompts:
+        logger.warning("%s, and no prompt is left to replace it", why)
+        return []
+    logger.warning("%s; another prompt takes its place", why)
+    return generator._dispatch_prompts_to_vllm(prompts, labels, images=images, **generate_kwargs)

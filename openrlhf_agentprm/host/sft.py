@@ -1,0 +1,127 @@
+"""SFT on episode stores, inside the host's own trainer.
+
+The host's dataset takes text, encodes prefixes again and replaces the last token; ours hands over the tokens of the episodes and a loss mask
+on the positions that predict action tokens. A dataset that is no episode store goes the host's own way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What we add to the host's SFT flags."""
+    group = parser.add_argument_group("episode stores (--data.dataset STORE)")
+    group.add_argument(
+        "--data.min_outcome",
+        type=float,
+        default=None,
+        help="train on episodes whose outcome is at least this (all that have an outcome; failed demonstrations too)",
+    )
+
+
+def is_store(path: str | None) -> bool:
+    """A folder with episode shards or journals."""
+    return bool(path) and any(any(Path(path).glob(pattern)) for pattern in ("episodes-*.parquet", ".journal-*.jsonl"))  # type: ignore[arg-type]
+
+
+def for_episodes(text_dataset: Any, blend: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The host's dataset class and loader, widened by episode stores."""
+
+    def load(datasets: str, *args: Any, **kwargs: Any) -> Any:
+        return _Rows(datasets) if is_store(datasets) else blend(datasets, *args, **kwargs)
+
+    def dataset(data: Any, tokenizer: Any, max_length: int, strategy: Any, **kwargs: Any) -> Any:
+        if isinstance(data, _Rows):
+            from ..prm.vocabulary import check_vocabulary
+
+            check_vocabulary(strategy.args.model.model_name_or_path, data.path, data.episodes)
+            return EpisodeDataset(data, tokenizer, max_length, strategy.args.data.min_outcome)
+        return text_dataset(data, tokenizer, max_length, strategy, **kwargs)
+
+    return dataset, load
+
+
+class _Rows:
+    """The episodes of a store, with the two methods that the host calls on a dataset."""
+
+    def __init__(self, path: str) -> None:
+        from ..data.store import EpisodeStore
+
+        self.episodes = sorted(EpisodeStore(path).episodes(), key=lambda e: e.episode_id)
+        self.path = path
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def select(self, indices: range) -> _Rows:
+        self.episodes = [self.episodes[i] for i in indices]
+        return self
+
+
+class EpisodeDataset:
+    """(input_ids, attention_mask, loss_mask) of each episode, as the host's `SFTTrainer` wants them.
+
+    The loss mask is 1 at [start − 1, end − 1) of every action: the positions that predict its tokens.
+
+    Args:
+        rows: episodes.
+        tokenizer: gives the padding token.
+        max_length: longer episodes are left out, counted and told.
+        min_outcome: leave out episodes below this outcome.
+
+    Raises:
+        UserError: nothing is left to train on, or an episode is unfit.
+    """
+
+    def __init__(self, rows: _Rows, tokenizer: Any, max_length: int, min_outcome: float | None) -> None:
+        from ..data.episode import problems_of
+
+        self.tokenizer = tokenizer
+        with_outcome = [e for e in rows.episodes if e.status.has_outcome]
+        wanted = [e for e in with_outcome if min_outcome is None or e.outcome >= min_outcome]
+        problems = [problem for episode in wanted for problem in problems_of(episode)]
+        if problems:
+            more = [f"… and {len(problems) - 10} more"] if len(problems) > 10 else []
+            raise UserError([f"{rows.path}: {problem}" for problem in problems[:10]] + more)
+        self.episodes = [e for e in wanted if len(e.token_ids) <= max_length]
+        self.too_long = len(wanted) - len(self.episodes)
+        if not self.episodes:
+            raise UserError(
+                f"no episode of {rows.path} can be trained on: {len(rows)} there, {len(with_outcome)} with an outcome, {len(wanted)} with "
+                f"outcome ≥ {min_outcome}, {self.too_long} longer than --data.max_len {max_length}"
+            )
+        if self.too_long:
+            logger.warning("%d of %d episodes are longer than --data.max_len %d and are left out", self.too_long, len(wanted), max_length)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any, Any]:
+        import torch
+
+        from ..data.layout import loss_mask, spans_of
+
+        episode = self.episodes[index]
+        ids = torch.tensor(episode.token_ids)[None]
+        return ids, torch.ones_like(ids), loss_mask(spans_of(episode), ids.shape[1])[None]
+
+    def collate_fn(self, items: list[tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
+        import torch
+
+        width = max(ids.shape[1] for ids, _, _ in items)
+        fills = (self.tokenizer.pad_token_id, 0, 0)
+        columns = zip(*items, strict=True)
+        padded = [
+            torch.cat([torch.nn.functional.pad(x, (0, width - x.shape[1]), value=fill) for x in column])
+            for column, fill in zip(columns, fills, strict=True)
+        ]
+        return padded[0], padded[1], padded[2]

@@ -1,0 +1,154 @@
+"""SFT and PRM training on the host's DeepSpeed strategy, for real: exact tokens, losses that no cut of the batch changes, resuming."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from launching import deepspeed, module
+
+from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
+from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.data.store import EpisodeStore
+from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, is_store
+from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task
+from openrlhf_agentprm.prm.model import Record, load_prm
+
+COMMON = ["--data.max_len", "128", "--ds.zero_stage", "0", "--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32"]
+
+
+def history(folder):
+    return [json.loads(line) for line in (Path(folder) / "history.jsonl").read_text().splitlines()]
+
+
+def train_prm(tiny, store, output, *more, launch=deepspeed, **kwargs):
+    line = ["--model.model_name_or_path", tiny, "--data.dataset", store, "--ckpt.output_dir", output, *COMMON]
+    line += ["--train.batch_size", "16", "--train.max_epochs", "2", "--adam.lr", "1e-3"]
+    launch("train_prm", *line, *more, **kwargs)
+    return history(output)
+
+
+def test_sft_trains_exactly_the_action_tokens(count_store, tiny):
+    tokenizer = load_tokenizer(str(tiny))
+    chat = ChatFormat(tokenizer)
+    dataset = EpisodeDataset(_Rows(str(count_store)), tokenizer, 128, None)
+    assert len(dataset) == 96 and is_store(str(count_store)) and not is_store(str(tiny))
+    by_tokens = {tuple(e.token_ids): e for e in EpisodeStore(count_store).episodes()}
+    for ids, attention, mask in (dataset[i] for i in range(len(dataset))):
+        episode = by_tokens[tuple(ids[0].tolist())]
+        predicted = ids[0, 1:][mask[0, :-1] > 0]
+        expected = [token for turn in episode.turns for token in chat.encode_action(turn.action)]
+        assert predicted.tolist() == expected and float(mask[0, -1]) == 0
+        assert int(attention.sum()) == ids.shape[1]
+        text = tokenizer.decode(predicted)
+        assert text.split() == " ".join(f"{t.action} {tokenizer.eos_token}" for t in episode.turns).split()
+    ids, attention, mask = dataset.collate_fn([dataset[0], dataset[1]])
+    assert ids.shape == attention.shape == mask.shape and not mask[attention == 0].any()
+
+
+def test_sft_data_that_cannot_be_trained_on_is_told(count_store, tiny):
+    tokenizer = load_tokenizer(str(tiny))
+    with pytest.raises(UserError, match="96 longer than --data.max_len 3"):
+        EpisodeDataset(_Rows(str(count_store)), tokenizer, 3, None)
+    only_successes = EpisodeDataset(_Rows(str(count_store)), tokenizer, 128, 1.0)
+    assert 0 < len(only_successes) < 96 and all(e.outcome == 1.0 for e in only_successes.episodes)
+
+
+def test_prm_data_is_split_by_task_and_what_is_left_out_is_counted(count_store):
+    data = load_data([str(count_store)], max_len=128)
+    assert len(data.episodes) == 96 and data.summary()["turns"] == sum(len(e.turns) for e in data.episodes)
+    train, held_out = split_by_task(data.episodes * 3, 0.3)
+    assert train and held_out and not {e.task_id for e in train} & {e.task_id for e in held_out}
+    longest = max(len(e.token_ids) for e in data.episodes)
+    cut = load_data([str(count_store)], max_len=longest - 1)
+    assert cut.left_out["longer than max_len"] == 96 - len(cut.episodes) > 0
+    with pytest.raises(UserError, match="no episode of .* can be used"):
+        load_data([str(count_store)], max_len=2)
+
+
+def test_batches_of_like_length_cover_an_epoch_once():
+    lengths = torch.randint(5, 100, (103,)).tolist()
+    batches = batches_by_length(lengths, 8, seed=1)
+    flat = [i for b in batches for i in b]
+    assert len(flat) == len(set(flat)) == len(batches) * 8 >= 96
+    assert batches == batches_by_length(lengths, 8, seed=1) != batches_by_length(lengths, 8, seed=2)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny, count_store, tmp_path_factory):
+    """One process, one micro-batch a step."""
+    folder = tmp_path_factory.mktemp("reference")
+    return train_prm(tiny, count_store, folder / "prm", "--train.micro_batch_size", "16", "--eval.share", "0.2"), folder / "prm"
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("flags", "launched"),
+    [
+        (["--train.micro_batch_size", "2"], dict(processes=2)),
+        (["--train.micro_batch_size", "4", "--ds.zero_stage", "3"], {}),
+        (["--train.micro_batch_size", "8"], dict(launch=module)),
+    ],
+    ids=["two processes", "zero3", "no launcher"],
+)
+def test_processes_micro_batches_and_partitions_give_the_loss_of_one(flags, launched, reference, tiny, count_store, tmp_path):
+    rows, _ = reference
+    parts = train_prm(tiny, count_store, tmp_path / "parts", "--eval.share", "0.2", *flags, **launched)
+    assert len(parts) == len(rows) > 6
+    for a, b in zip(rows, parts, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=2e-3, abs=1e-5)
+    assert parts[-1]["eval_brier_last"] == pytest.approx(rows[-1]["eval_brier_last"], rel=1e-2)
+
+
+@pytest.mark.host
+def test_the_loss_falls_and_the_checkpoint_says_how_it_was_made(reference):
+    rows, folder = reference
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"] and rows[-1]["eval_brier_last"] < 0.3
+    record = Record.load(folder)
+    assert record.method == "td_gae" and record.values == "previous_q" and record.value_trained and record.options["lambd"] == 0.95
+    load_prm(str(folder))
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--ds.zero_stage", "2", "--model.gradient_checkpointing_enable", "--label.name", "outcome_last"],
+        ["--ds.param_dtype", "bf16", "--ds.lora.rank", "4", "--label.name", "outcome_all", "--loss.reduce", "episodes"],
+        ["--label.name", "thirdparty_half", "--loss.value_coef", "0"],
+    ],
+    ids=["zero2+checkpointing+orm", "bf16+lora+pvm", "third party's label"],
+)
+def test_the_hosts_ways_to_train(flags, tiny, count_store, tmp_path):
+    rows = train_prm(tiny, count_store, tmp_path / "prm", "--train.micro_batch_size", "8", *flags)
+    assert all(row["loss"] == row["loss"] for row in rows) and rows[-1]["loss"] < rows[0]["loss"]
+    load_prm(str(tmp_path / "prm"))
+    assert Record.load(tmp_path / "prm").value_trained is ("outcome_last" not in flags and "0" not in flags[-1:])
+
+
+@pytest.mark.host
+def test_a_killed_training_resumes_from_its_last_checkpoint(tiny, count_store, reference, tmp_path):
+    rows, _ = reference
+    line = [
+        Path(sys.executable).with_name("deepspeed"), "--num_gpus", "1", "--master_port", "29611", "--module", "openrlhf_agentprm.cli.train_prm",
+        "--model.model_name_or_path", tiny, "--data.dataset", count_store, "--ckpt.output_dir", tmp_path / "prm", *COMMON,
+        "--train.batch_size", "16", "--train.max_epochs", "2", "--adam.lr", "1e-3", "--train.micro_batch_size", "16", "--eval.share", "0.2",
+        "--ckpt.path", tmp_path / "state", "--ckpt.save_steps", "1", "--ckpt.load_enable",
+    ]  # fmt: skip
+    process = subprocess.Popen([str(c) for c in line], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 180
+    while not (tmp_path / "state" / "global_step4").is_dir() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "prm" / "history.jsonl").exists(), "it was killed before the end"
+    subprocess.run([str(c) for c in line], check=True, capture_output=True, timeout=300)
+    resumed = history(tmp_path / "prm")
+    assert [row["step"] for row in resumed] == [row["step"] for row in rows]
+    for a, b in zip(rows, resumed, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=2e-3, abs=1e-5)
