@@ -1,0 +1,225 @@
+"""A recipe: named stages, each a command of this package with its flags.
+
+    name: quickstart
+    run_dir: runs/quickstart
+    seed: 0
+    vars: {tasks: 500}
+    stages:
+      sft:
+        command: train_sft
+        launcher: deepspeed
+        title: supervised warm start
+        output: sft                      # below run_dir; ${stages.sft} in later flags
+        flags:
+          model.model_name_or_path: ${stages.policy0}
+          train.seed: ${seed}
+
+`${seed}`, `${run_dir}`, `${vars.NAME}` and `${stages.NAME}` (the output of an earlier stage) are filled in; `${output}` is the stage's own
+output. `shared:` holds mappings that stages merge by YAML anchors; nothing else reads it. Every mistake of a recipe is told
+at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..core.arguments import problems_of
+from ..core.errors import UserError, did_you_mean
+from .folders import recipes_folder
+
+Parsers = Mapping[str, Callable[[], argparse.ArgumentParser]]
+_TOP = ("name", "description", "run_dir", "seed", "vars", "shared", "stages")
+_STAGE = ("command", "launcher", "title", "output", "flags", "minutes", "processes")
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+
+
+@dataclass
+class Stage:
+    """One command line. `minutes` is what it took on the machine that the recipe names, for the estimate of the time left."""
+
+    name: str
+    command: str
+    argv: list[str]
+    output: Path
+    needs: list[str]
+    launcher: str = "python"
+    title: str = ""
+    minutes: float = 1.0
+    processes: int = 1
+
+
+@dataclass
+class Recipe:
+    name: str
+    description: str
+    run_dir: Path
+    seed: int
+    stages: list[Stage]
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def stage(self, name: str) -> Stage:
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        names = [s.name for s in self.stages]
+        raise UserError(f"recipe {self.name!r} has no stage {name!r}{did_you_mean(name, names)} (stages: {', '.join(names)})")
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """A path as it is, or the name of a recipe of ours."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    ours = {p.stem: p for p in recipes_folder().glob("*.yaml")}
+    if name_or_path in ours:
+        return ours[name_or_path]
+    raise UserError(f"no recipe {name_or_path!r}{did_you_mean(name_or_path, ours)} (a path, or one of: {', '.join(sorted(ours))})")
+
+
+def load_recipe(name_or_path: str, changes: Sequence[str], parsers: Parsers) -> Recipe:
+    """Read, change, fill in and check a recipe.
+
+    Args:
+        changes: `--set` entries: `seed=1`, `run_dir=…`, `vars.NAME=…` or `STAGE.FLAG=…`, values in YAML.
+        parsers: each command's parser.
+
+    Raises:
+        UserError: everything that is wrong with it.
+    """
+    path = find_recipe(name_or_path)
+    try:
+        source = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(source, dict):
+        raise UserError(f"{path} holds {type(source).__name__}; a recipe is a mapping with the keys {', '.join(_TOP)}")
+    problems = _change(source, changes) + _shape_problems(source)
+    stages, more = _build(source, parsers) if _can_be_built(source) else ([], [])
+    if problems := problems + more:
+        raise UserError([f"{path}: {problem}" for problem in problems])
+    return Recipe(
+        str(source["name"]), str(source.get("description", "")), Path(_run_dir(source)), int(source.get("seed", 0)), stages, source
+    )
+
+
+def _change(source: dict[str, Any], changes: Sequence[str]) -> list[str]:
+    problems = []
+    for change in changes:
+        key, eq, text = change.partition("=")
+        if not eq:
+            problems.append(f"--set {change!r} is not KEY=VALUE")
+            continue
+        value = yaml.safe_load(text)
+        first, _, rest = key.partition(".")
+        stages = source.get("stages") or {}
+        if key in ("seed", "run_dir"):
+            source[key] = value
+        elif first == "vars" and rest in (source.get("vars") or {}):
+            source["vars"][rest] = value
+        elif first in stages and rest:
+            stages[first].setdefault("flags", {})[rest] = value
+        else:
+            known = ["seed", "run_dir", *[f"vars.{v}" for v in source.get("vars") or {}], *[f"{s}.FLAG" for s in stages]]
+            problems.append(f"--set {key!r} names nothing in the recipe{did_you_mean(key, known)} (known: {', '.join(known)})")
+    return problems
+
+
+def _shape_problems(source: dict[str, Any]) -> list[str]:
+    problems = [f"unknown key {key!r}{did_you_mean(key, _TOP)} (known: {', '.join(_TOP)})" for key in source if key not in _TOP]
+    problems += [f"the key {key!r} is missing" for key in ("name", "stages") if key not in source]
+    stages = source.get("stages")
+    if stages is not None and (not isinstance(stages, dict) or not stages):
+        return [*problems, "'stages' must map stage names to stages"]
+    for name, stage in (stages or {}).items():
+        if not isinstance(stage, dict):
+            problems.append(f"stage {name!r} must be a mapping with {', '.join(_STAGE)}")
+            continue
+        problems += [f"stage {name!r}: unknown key {key!r}{did_you_mean(key, _STAGE)}" for key in stage if key not in _STAGE]
+        problems += [f"stage {name!r}: the key 'command' is missing"] if "command" not in stage else []
+        if stage.get("launcher", "python") not in ("python", "deepspeed"):
+            problems.append(f"stage {name!r}: launcher is {stage['launcher']!r} (allowed: python, deepspeed)")
+    return problems
+
+
+def _can_be_built(source: dict[str, Any]) -> bool:
+    stages = source.get("stages")
+    if "name" not in source or not isinstance(stages, dict):
+        return False
+    return all(isinstance(s, dict) and "command" in s and isinstance(s.get("flags") or {}, dict) for s in stages.values())
+
+
+def _build(source: dict[str, Any], parsers: Parsers) -> tuple[list[Stage], list[str]]:
+    run_dir = _run_dir(source)
+    values: dict[str, Any] = {"seed": source.get("seed", 0), "run_dir": run_dir}
+    values |= {f"vars.{k}": v for k, v in (source.get("vars") or {}).items()}
+    stages: list[Stage] = []
+    problems: list[str] = []
+    for name, entry in source["stages"].items():
+        used: list[str] = []
+        wrong: list[str] = []
+        flags = {key: _fill(value, values, used, wrong) for key, value in (entry.get("flags") or {}).items()}
+        output = Path(run_dir) / str(entry.get("output", name))
+        problems += [f"stage {name!r}: {problem}" for problem in wrong]
+        command = entry["command"]
+        if command not in parsers:
+            problems.append(f"stage {name!r}: unknown command {command!r}{did_you_mean(command, parsers)} (known: {', '.join(parsers)})")
+        else:
+            argv = arguments({key: _fill(value, {"output": str(output)}, [], []) for key, value in flags.items()})
+            found = problems_of(parsers[command](), argv)
+            problems += [f"stage {name!r}: {problem}" for problem in found if "'${" not in problem]  # told already
+            needs = sorted({u.partition(".")[2] for u in used if u.startswith("stages.")})
+            if command == "report":  # it reads the whole run
+                needs = [s.name for s in stages]
+            extra = {k: entry[k] for k in ("launcher", "title", "minutes", "processes") if k in entry}
+            stages.append(Stage(name, command, argv, output, needs, **extra))
+        values[f"stages.{name}"] = str(output)
+    return stages, problems
+
+
+def _fill(value: Any, values: Mapping[str, Any], used: list[str], wrong: list[str]) -> Any:
+    """Replace `${…}`; a text that is one reference takes the value's own type."""
+    if isinstance(value, list):
+        return [_fill(v, values, used, wrong) for v in value]
+    if isinstance(value, dict):
+        return {k: _fill(v, values, used, wrong) for k, v in value.items()}
+    if not isinstance(value, str):
+        return value
+
+    def look_up(name: str) -> Any:
+        if name == "output" or name in values:
+            used.append(name)
+            return values.get(name, "${output}")
+        if not name.startswith("output") and values.get("output") is None:
+            wrong.append(f"${{{name}}} is not defined here{did_you_mean(name, values)} (known: {', '.join(values)}, output)")
+        return f"${{{name}}}"
+
+    whole = _REFERENCE.fullmatch(value)
+    if whole:
+        return look_up(whole[1])
+    return _REFERENCE.sub(lambda m: str(look_up(m[1])), value)
+
+
+def arguments(flags: Mapping[str, Any]) -> list[str]:
+    """Flags as a command line: true is the flag alone, false and null leave it out, lists are several values, mappings are JSON."""
+    argv: list[str] = []
+    for key, value in flags.items():
+        if value is None or value is False:
+            continue
+        argv.append(f"--{key}")
+        if value is True:
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            argv.append(json.dumps(item) if isinstance(item, dict) else str(item))
+    return argv
+
+
+def _run_dir(source: Mapping[str, Any]) -> str:
+    return str(source.get("run_dir") or f"runs/{source['name']}")

@@ -1,0 +1,187 @@
+"""Recipes: every mistake told at once, launch lines that can be typed, stages run once, changed ones and what reads them again."""
+
+import json
+import re
+import sys
+import textwrap
+import time
+
+import pytest
+from launching import agentprm, changes
+
+from openrlhf_agentprm.cli.run import parsers
+from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.pipeline.folders import recipes_folder
+from openrlhf_agentprm.pipeline.recipe import arguments, load_recipe
+from openrlhf_agentprm.pipeline.run import Event, dry_run, run_recipe
+
+RECIPES = sorted(p.stem for p in recipes_folder().glob("*.yaml"))
+
+
+def test_our_recipes_are_counted():
+    assert len(RECIPES) == 5 and "quickstart" in RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_our_recipes_are_valid_key_by_key_and_dry_run(name):
+    """Each flag against the command's own parser, the host's included."""
+    recipe = load_recipe(name, [], parsers())
+    lines = dry_run(recipe)
+    assert len(lines) == len(recipe.stages) >= 5 and all("${" not in line for line in lines)
+    printed = agentprm("run", name, "--dry-run").stdout
+    assert all(line in printed for line in lines)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "quickstart"])
+def test_every_value_of_a_papers_recipe_tells_its_source(name):
+    text = (recipes_folder() / f"{name}.yaml").read_text()
+    flags = re.findall(r"^ +([a-z_]+\.[\w.]+): (.*)$", text, flags=re.M)
+    assert len(flags) > 100
+    assert not [f"{key}: {value}" for key, value in flags if not value.startswith(("$", '["')) and " # " not in value]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_training_of_our_recipes_goes_on_from_its_last_checkpoint(name):
+    trainings = [s for s in load_recipe(name, [], parsers()).stages if s.command.startswith("train_")]
+    assert len(trainings) >= 3
+    for stage in trainings:
+        flags = dict(zip(stage.argv, [*stage.argv[1:], ""], strict=True))
+        assert "--ckpt.load_enable" in flags and int(flags["--ckpt.save_steps"]) > 0, stage.name
+        assert flags["--ckpt.path"].startswith(flags["--ckpt.output_dir"]), stage.name
+
+
+BROKEN = """
+name: broken
+sed: 1
+stages:
+  one:
+    command: colect
+    flags: {env.name: babyai}
+  two:
+    command: collect
+    lancher: python
+    flags:
+      env.nme: babyai
+      env.max_turns: many
+      policy.model_name_or_path: ${stages.three}
+      collect.output: ${output}
+  three:
+    command: search
+    launcher: slurm
+    flags: {search.output: "${vars.nothing}"}
+"""
+
+
+def test_a_recipe_with_several_mistakes_tells_them_all(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text(BROKEN)
+    with pytest.raises(UserError) as raised:
+        load_recipe(str(path), [], parsers())
+    told = "\n".join(raised.value.problems)
+    for text in (
+        "unknown key 'sed'; did you mean 'seed'?",
+        "stage 'two': unknown key 'lancher'; did you mean 'launcher'?",
+        "launcher is 'slurm'",
+        "stage 'one': unknown command 'colect'; did you mean 'collect'?",
+        "stage 'two': unknown flag --env.nme; did you mean '--env.name'?",
+        "stage 'two': --env.max_turns is 'many'; wanted int",
+        "stage 'two': ${stages.three} is not defined here",
+        "stage 'two': --env.name is required",
+        "stage 'three': ${vars.nothing} is not defined here",
+        "stage 'three': --policy.model_name_or_path is required",
+    ):
+        assert text in told, told
+    done = agentprm("run", path, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("error: ") >= 10
+    path.write_text("stages: [a")
+    assert "is not valid YAML" in agentprm("run", path, check=False).stderr
+    assert "no recipe 'quickstrat'; did you mean 'quickstart'?" in agentprm("run", "quickstrat", check=False).stderr
+
+
+def test_flags_become_arguments():
+    flags = {"a": 1, "b": True, "c": False, "d": None, "e": [1, "x"], "f": {"k": [True]}, "g": 1e-6}
+    assert arguments(flags) == ["--a", "1", "--b", "--e", "1", "x", "--f", '{"k": [true]}', "--g", "1e-06"]
+
+
+def small_recipe(folder, **flags):
+    extra = "".join(f"\n          {k}: {v}" for k, v in flags.items())
+    text = f"""
+    name: small
+    run_dir: {folder}/run
+    vars: {{tasks: 6}}
+    stages:
+      policy0:
+        command: tiny_policy
+        flags: {{env.name: thirdparty_count, env.num_tasks: 5, tiny.output: "${{output}}"}}
+      demos:
+        command: collect
+        title: demonstrations
+        flags:
+          env.name: thirdparty_count
+          env.num_tasks: ${{vars.tasks}}
+          env.num_workers: 2
+          policy.model_name_or_path: ${{stages.policy0}}
+          collect.output: ${{output}}
+          collect.n_samples_per_task: 1
+          collect.demonstrator: expert{extra}
+    """
+    path = folder / "small.yaml"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def kinds(path, *sets, **options):
+    events: list[Event] = []
+    run_recipe(load_recipe(str(path), list(sets), parsers()), on_event=events.append, **options)
+    return [(e.stage.name, e.kind) for e in events if e.kind != "running"]
+
+
+def test_stages_run_once_and_again_when_they_or_what_they_read_change(tmp_path):
+    path = small_recipe(tmp_path)
+    assert kinds(path) == [("policy0", "done"), ("demos", "done")]
+    run = tmp_path / "run"
+    assert json.loads((run / "demos/.collect.json").read_text())["played"] == 6
+    assert json.loads((run / "run.json").read_text())["versions"]["openrlhf"] == "0.11.2"
+    assert "tasks: 6" in (run / "recipe.yaml").read_text() and (run / "logs/demos.log").read_text().startswith("\n$ python -m")
+    assert kinds(path) == [("policy0", "skipped"), ("demos", "skipped")]
+    assert kinds(path, "vars.tasks=8") == [("policy0", "skipped"), ("demos", "done")]
+    assert len(list(run.glob("demos.before-*"))) == 1, "the other configuration's output is moved aside, not continued and not lost"
+    assert kinds(path, "vars.tasks=8", "policy0.tiny.seed=1") == [("policy0", "done"), ("demos", "done")]
+    assert kinds(path, "vars.tasks=8", "policy0.tiny.seed=1", last="policy0") == [("policy0", "skipped")]
+    assert kinds(path, "vars.tasks=8", "policy0.tiny.seed=1", first="demos") == [("policy0", "skipped"), ("demos", "done")]
+    assert json.loads((run / "demos/.collect.json").read_text())["played"] == 8, "--from plays again"
+    assert kinds(path, "vars.tasks=8", "policy0.tiny.seed=1", first="policy0", last="policy0") == [("policy0", "done")]
+    assert kinds(path, "vars.tasks=8", "policy0.tiny.seed=1") == [("policy0", "skipped"), ("demos", "done")], "what it read was made anew"
+    (run / "state/demos.json").unlink()  # as if it had been stopped before its end
+    time.sleep(1)  # a stage's end is noted in seconds
+    assert kinds(path, "vars.tasks=8", "policy0.tiny.seed=1", first="policy0", last="policy0") == [("policy0", "done")]
+    assert kinds(path, "vars.tasks=8", "policy0.tiny.seed=1") == [("policy0", "skipped"), ("demos", "done")]
+    assert json.loads((run / "demos/.collect.json").read_text())["played"] == 8, "what was begun from other inputs is not continued"
+
+
+def test_a_stages_own_mistake_is_repeated_and_the_run_goes_on_from_there(tmp_path):
+    path = small_recipe(tmp_path, **{"collect.noise": 0.5})
+    text = path.read_text()
+    path.write_text(text.replace("demonstrator: expert", "demonstrator: clever"))
+    done = agentprm("run", path, check=False)
+    assert done.returncode == 2 and "stage 'demos': the demonstrator 'clever' needs an environment with demonstrator()" in done.stderr
+    assert "Traceback" not in done.stderr
+    path.write_text(text)
+    assert kinds(path) == [("policy0", "skipped"), ("demos", "done")]
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
+    import signal
+    import subprocess
+
+    path = small_recipe(tmp_path)
+    line = [sys.executable, "-m", "openrlhf_agentprm.cli.main", "run", str(path), *changes({"vars.tasks": 400})]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run/demos").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "what was finished is kept" in error and "Traceback" not in error
+    agentprm("run", path, *changes({"vars.tasks": 400}))
+    assert json.loads((tmp_path / "run/demos/.collect.json").read_text())["episodes"] == 400
