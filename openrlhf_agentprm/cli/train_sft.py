@@ -1,0 +1,19 @@
+"""python -m openrlhf_agentprm.cli.train_sft: the host's SFT, which also takes an episode store as --data.dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .boundary import run_command
+
+
+def main(argv: Sequence[str]) -> int:
+    from ..host.launch import check_flags, run_host
+
+    check_flags("train_sft", argv)
+    run_host("train_sft", argv)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

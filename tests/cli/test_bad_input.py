@@ -1,0 +1,182 @@
+"""Bad input: a clear message, exit code 2 where the user can mend it, no stack trace, nothing lost."""
+
+import json
+import os
+import socket
+
+import pytest
+from launching import agentprm, module
+
+from openrlhf_agentprm.data.episode import Episode, Status, Turn
+from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
+
+
+def refused(done, *texts):
+    assert done.returncode == 2, (done.returncode, done.stdout[-1500:], done.stderr[-1500:])
+    for text in texts:
+        assert text in done.stderr, done.stderr[-1500:]
+    assert "Traceback" not in done.stderr
+
+
+def episode(n, **changes):
+    values = dict(
+        env="e", task_id=f"t{n}", split="train", seed=0, sample=0, policy="p", policy_digest="d", sampling={}, status=Status.SUCCESS,
+        outcome=1.0, terminated=True, truncated=False, token_ids=[5, 6, 7], logprobs=[], turns=[Turn("o", "a", 1, 2)],
+    )  # fmt: skip
+    return Episode(**(values | changes))
+
+
+def store(folder, *episodes):
+    with EpisodeWriter(folder) as writer:
+        for e in episodes:
+            writer.add(e)
+    return folder
+
+
+def train_prm(tiny, dataset, *more):
+    return module("train_prm", "--model.model_name_or_path", tiny, "--data.dataset", dataset, "--train.batch_size", 8, *more, check=False)
+
+
+COLLECT = ["--env.name", "thirdparty_count", "--env.num_tasks", "4", "--env.num_workers", "2", "--collect.n_samples_per_task", "1"]
+
+
+def test_unknown_commands_and_flags_with_what_was_meant():
+    refused(agentprm("rnu", check=False), "unknown command 'rnu'; did you mean 'run'?")
+    refused(agentprm("list", "env", check=False), "unknown kind 'env'; did you mean 'envs'?")
+    refused(
+        module("collect", "--env.nam", "x", check=False), "unknown flag --env.nam; did you mean '--env.name'?", "--env.name is required"
+    )
+    refused(
+        module("evaluate", "--eval.dataset", "x", "--eval.output", "y", "z", "--prm.param_dtype", "f", check=False),
+        "--prm.param_dtype is 'f'",
+    )
+
+
+def test_missing_empty_and_torn_data(tiny, tmp_path):
+    refused(train_prm(tiny, tmp_path / "nowhere"), "there is no episode store at")
+    (tmp_path / "empty").mkdir()
+    refused(train_prm(tiny, tmp_path / "empty"), "holds no episode")
+    torn = store(tmp_path / "torn", *[episode(n) for n in range(4)])
+    shard = EpisodeStore(torn).shards()[0]
+    shard.write_bytes(shard.read_bytes()[:-40])
+    refused(train_prm(tiny, torn), f"{shard.name} cannot be read as Parquet", "Move it away")
+    refused(agentprm("episodes", "stats", torn, check=False), "cannot be read as Parquet")
+
+
+def test_unfit_episodes_are_all_named(tiny, tmp_path):
+    bad = store(
+        tmp_path / "bad",
+        episode(0, turns=[]),
+        episode(1, turns=[Turn("o", "a", 2, 2)]),
+        episode(2, turns=[Turn("o", "a", 1, 2, reward=float("nan"))]),
+        episode(3),
+    )
+    refused(train_prm(tiny, bad), "it has no action", "turn 0 has no token", "turn 0 has the reward nan")
+    refused(
+        train_prm(tiny, store(tmp_path / "words", *[episode(n, token_ids=[5, 9999, 7]) for n in range(8)])),
+        "holds token 9999",
+        "embeddings",
+    )
+    broken = [episode(n, status=Status.ENV_ERROR) for n in range(4)]
+    refused(train_prm(tiny, store(tmp_path / "broken", *broken)), "no episode of", "env_error")
+    refused(train_prm(tiny, store(tmp_path / "few", episode(0)), "--train.batch_size", 8), "do not fill one batch")
+
+
+def test_templates_tokenizers_and_contexts(tiny, bpe_policy, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(bpe_policy)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "plain")
+    (tmp_path / "plain/chat_template.jinja").unlink(missing_ok=True)
+    line = [*COLLECT, "--collect.output", tmp_path / "out"]
+    refused(module("collect", *line, "--policy.model_name_or_path", tmp_path / "plain", check=False), "has no chat template")
+    template = tmp_path / "rewrites.jinja"
+    template.write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role == 'user' else '' }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    rewritten = module("collect", *line, "--policy.model_name_or_path", bpe_policy, "--env.chat_template", template, check=False)
+    refused(rewritten, "rewrites earlier turns")
+    short = module("collect", *line, "--policy.model_name_or_path", tiny, "--data.max_len", 4, check=False)
+    refused(short, "the context of 4 tokens (--data.max_len) is shorter than the first prompts")
+    refused(module("collect", *line, "--policy.model_name_or_path", tmp_path / "nothing", check=False), "no tokenizer could be loaded")
+
+
+def test_environments_that_are_not_there(tiny, tmp_path):
+    line = ["--policy.model_name_or_path", tiny, "--collect.output", tmp_path / "out", "--collect.demonstrator", "expert"]
+    refused(module("collect", "--env.name", "babyia", *line, check=False), "unknown environment 'babyia'; did you mean 'babyai'?")
+    refused(
+        module("collect", "--env.name", "thirdparty_missing", *line, check=False),
+        "of the distribution thirdparty-agents could not be loaded",
+    )
+    refused(module("collect", *COLLECT, "--env.first_task", 999, *line, check=False), "has no task from number 999 on")
+    refused(module("collect", *COLLECT, "--env.args", "{speed", *line, check=False), "--env.args is '{speed'", "not JSON")
+    refused(agentprm("env", "check", "babyai", "--env.args", '{"levels": "Nowhere"}', check=False), "unknown BabyAI level 'Nowhere'")
+
+
+def test_env_check_fails_on_a_faulty_environment_and_passes_on_a_good_one():
+    good = agentprm("env", "check", "thirdparty_count")
+    assert "checks passed" in good.stdout and "FAILED" not in good.stdout
+    bad = agentprm("env", "check", "thirdparty_faulty", "--check.time_limit", 1, check=False)
+    assert bad.returncode == 2 and "broken on purpose" in bad.stdout and "Traceback" not in bad.stderr
+
+
+def test_a_prm_of_another_vocabulary(tiny, bpe_policy, count_store, tmp_path):
+    from openrlhf_agentprm.agents.chat import load_tokenizer
+    from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+
+    save_prm(start_from(str(bpe_policy), dtype="fp32"), load_tokenizer(str(bpe_policy)), tmp_path / "prm", Record())
+    line = ["--env.name", "thirdparty_count", "--policy.model_name_or_path", tiny, "--search.output", tmp_path / "search.json"]
+    refused(module("search", *line, "--prm.model_name_or_path", tmp_path / "prm", check=False), "have different vocabularies")
+    # its vocabulary is the larger one, so that each token of the store has an embedding there
+    foreign = "are not those of", "so its episodes come from another tokenizer"
+    given = ["--eval.dataset", count_store, "--eval.output", tmp_path / "evaluation.json", "--prm.model_name_or_path", tmp_path / "prm"]
+    refused(module("evaluate", *given, check=False), *foreign)
+    given = ["--model.model_name_or_path", bpe_policy, "--data.dataset", count_store, "--ckpt.output_dir", tmp_path / "out"]
+    refused(module("train_prm", *given, "--train.batch_size", 16, "--ds.attn_implementation", "sdpa", check=False), *foreign)
+    refused(module("train_sft", *given, "--train.batch_size", 16, "--ds.attn_implementation", "sdpa", check=False), *foreign)
+    refused(module("search", *line, "--search.methods", "2y2", check=False), "search method '2y2' is not N×M")
+    refused(module("search", *line, check=False), "nothing ranks the actions")
+
+
+@pytest.mark.host
+def test_a_port_in_use(tiny, count_store, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        done = module(
+            "train_prm", "--model.model_name_or_path", tiny, "--data.dataset", count_store, "--ckpt.output_dir", tmp_path / "prm",
+            "--train.batch_size", 16, "--ds.attn_implementation", "sdpa", check=False, env=environment,
+        )  # fmt: skip
+    refused(done, "a port is in use already")
+
+
+def test_a_full_disk(tiny, small_disk):
+    """Told as such, and what was finished is there."""
+    line = [
+        "--env.name", "thirdparty_count", "--env.num_tasks", "500", "--env.num_workers", "2", "--collect.n_samples_per_task", "4",
+        "--collect.demonstrator", "careless", "--collect.noise", "0.5", "--policy.model_name_or_path", tiny, "--env.max_turns", "6",
+    ]  # fmt: skip
+    done = module("collect", *line, "--collect.output", small_disk / "store", check=False)
+    refused(done, "the disk is full")
+    assert len(EpisodeStore(small_disk / "store")) > 20
+
+
+def test_debug_shows_where():
+    done = module("collect", "--env.nam", "x", "--debug", check=False)
+    assert done.returncode == 2 and "Traceback" in done.stderr
+
+
+def test_commands_print_help_and_json_survives(count_store, tmp_path):
+    for name in ("collect", "tiny_policy", "evaluate", "search", "report"):
+        assert "--help" in module(name, "--help").stdout
+    assert "--algo.advantage.process_reward" in module("train_ppo_ray", "--help").stdout
+    assert "--label.lambd" in module("train_prm", "--help").stdout
+    agentprm("episodes", "export", count_store, "--status", "success", "--output", tmp_path / "out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert rows and all(r["status"] == "success" for r in rows)
+    assert "mean outcome" in agentprm("episodes", "stats", count_store).stdout
+    assert "count to" in agentprm("episodes", "show", count_store).stdout
