@@ -1,0 +1,206 @@
+"""The README's comparisons: study.yaml over seeds, in slices that can be stopped and resumed, and their summary.
+
+    python tests/benchmarks/study.py run --seeds 0 1 2 --minutes 30     # run until the time is up; the same command goes on
+    python tests/benchmarks/study.py summary --seeds 0 1 2              # tables from what is there
+
+Each seed makes its own demonstrations, policy, PRMs and PPO runs, on tasks of its own, and is judged on 300 fresh tasks of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+STRIDE = 25_000  # tasks of one seed never meet those of another
+
+
+def changes(seed: int, folder: str) -> list[str]:
+    shift = STRIDE * seed
+    values = {
+        "seed": seed,
+        "run_dir": f"{folder}/seed{seed}",
+        "vars.first_demonstration": 10_000 + shift,
+        "vars.first_train": shift,
+        "vars.first_ppo": 20_000 + shift,
+        "vars.first_test": 1_000 + 1_000 * seed,
+    }
+    return [f"{k}={v}" for k, v in values.items()]
+
+
+def run(seeds: list[int], minutes: float, folder: str) -> None:
+    """Stage by stage, stopping between stages once the time is up: all seeds up to PPO with AgentPRM, then each further arm."""
+    from openrlhf_agentprm.cli.run import Display, parsers
+    from openrlhf_agentprm.pipeline.recipe import load_recipe
+    from openrlhf_agentprm.pipeline.run import run_recipe
+
+    end = time.monotonic() + 60 * minutes
+    for arm in ("test_ppo_agentprm", "test_ppo_outcome", "report"):
+        for seed in seeds:
+            recipe = load_recipe(str(HERE / "study.yaml"), changes(seed, folder), parsers())
+            names = [stage.name for stage in recipe.stages]
+            for name in names[: names.index(arm) + 1]:
+                if time.monotonic() > end:
+                    print("the slice is over; the same command goes on")
+                    return
+                run_recipe(recipe, last=name, on_event=Display())
+
+
+def outcomes(store: Path) -> dict[str, float]:
+    """Mean outcome of each task of a store."""
+    from openrlhf_agentprm.data.store import EpisodeStore
+
+    found: dict[str, list[float]] = {}
+    for row in EpisodeStore(store).rows(["task_id", "outcome", "status"]):
+        if row["status"] in ("success", "failure", "truncated"):
+            found.setdefault(row["task_id"], []).append(row["outcome"])
+    return {task: sum(values) / len(values) for task, values in found.items()}
+
+
+def gathered(run_dir: Path) -> dict[str, list[dict[str, float]]]:
+    """Each measure of a seed, task by task, once for each draw: the control is trained on several shuffles, all else once."""
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    rows["single sample"].append(outcomes(run_dir / "test_samples"))
+    rows["greedy decoding"].append(outcomes(run_dir / "test_greedy"))
+    for file in ("evaluation.json", "control_evaluation.json", "untrained_evaluation.json"):
+        if not (run_dir / file).exists():
+            continue
+        evaluation = json.loads((run_dir / file).read_text())
+        first = {f"best of 8: {name}": curve for name, curve in evaluation["by_task"].items() if name != "random"}
+        last = {f"lowest of 8: {name}": curve for name, curve in evaluation["lowest_by_task"].items()}
+        for name, curve in (first | last).items():
+            if file == "evaluation.json" or "shuffled" in name or "untrained" in name:
+                rows[_without_draw(name)].append(dict(zip(evaluation["task_ids"], curve["8"], strict=True)))
+    for file in ("search.json", "control_search.json"):
+        for entry in json.loads((run_dir / file).read_text()) if (run_dir / file).exists() else []:
+            kept = {t: v for t, v in entry["outcomes"].items() if v is not None}
+            if file == "control_search.json" and "shuffled" not in entry["prm"]:
+                continue
+            rows[_without_draw(f"search {entry['beams']}×{entry['actions']}: {entry['prm']}")].append(kept)
+    for arm in ("agentprm", "outcome", "progress"):
+        if (run_dir / f"test_ppo_{arm}").is_dir():
+            rows[f"PPO: {arm}"].append(outcomes(run_dir / f"test_ppo_{arm}"))
+    return rows
+
+
+def _without_draw(name: str) -> str:
+    """`shuffled_3` is a further draw of `shuffled`."""
+    return re.sub(r"_\d+$", "", name)
+
+
+PAIRS = [
+    ("best of 8: AgentPRM", "single sample"),
+    ("best of 8: AgentPRM", "greedy decoding"),
+    ("best of 8: AgentPRM", "best of 8: log-probability per turn"),
+    ("best of 8: AgentPRM", "best of 8: fewest turns"),
+    ("best of 8: PVM", "single sample"),
+    ("best of 8: ORM", "single sample"),
+    ("best of 8: shuffled", "single sample"),
+    ("best of 8: untrained", "single sample"),
+    ("best of 8: shuffled", "best of 8: untrained"),
+    ("best of 8: AgentPRM", "lowest of 8: AgentPRM"),
+    ("best of 8: shuffled", "lowest of 8: shuffled"),
+    ("search 2×2: AgentPRM", "search 2×2: random"),
+    ("search 2×2: PVM", "search 2×2: random"),
+    ("search 2×2: ORM", "search 2×2: random"),
+    ("search 2×2: shuffled", "search 2×2: random"),
+    ("search 1×4: AgentPRM", "search 1×4: random"),
+    ("search 1×4: shuffled", "search 1×4: random"),
+    ("PPO: agentprm", "single sample"),
+    ("PPO: outcome", "single sample"),
+    ("PPO: agentprm", "PPO: outcome"),
+    ("PPO: progress", "single sample"),
+]
+
+
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % quantiles of Student's t, by number of seeds
+
+
+def interval(parts: list[torch.Tensor], resamples: int = 4000) -> tuple[float, float, float]:
+    """Mean over seeds, and its 95 % bootstrap interval: seeds are drawn, then draws and tasks within each, as a further seed differs in its
+    models too. Each part is (draws, tasks)."""
+    generator = torch.Generator().manual_seed(0)
+    means = []
+    for seeds in torch.randint(len(parts), (resamples, len(parts)), generator=generator).tolist():
+        means.append(sum(_resampled(parts[s], generator).mean() for s in seeds) / len(seeds))
+    low, high = torch.quantile(torch.stack(means), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return float(sum(part.mean() for part in parts) / len(parts)), low, high
+
+
+def _resampled(part: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    draws, tasks = part.shape
+    if draws > 1:
+        part = part[torch.randint(draws, (draws,), generator=generator)]
+    return part[:, torch.randint(tasks, (tasks,), generator=generator)]
+
+
+def student(parts: list[torch.Tensor]) -> str:
+    """The interval over the seeds' means alone, which is wide for few seeds; the bootstrap over few of them is too narrow."""
+    if len(parts) not in STUDENT:
+        return "–"
+    means = torch.stack([part.mean() for part in parts])
+    mean, half = float(means.mean()), STUDENT[len(parts)] * float(means.std()) / len(parts) ** 0.5
+    return f"{100 * (mean - half):.1f} to {100 * (mean + half):.1f}"
+
+
+def table(draws: list[dict[str, float]], minus: list[dict[str, float]] | None = None) -> torch.Tensor | None:
+    """(draws, tasks) over the tasks that all have, less the other measure's; a measure of one draw is taken from every draw."""
+    if not draws or minus == []:
+        return None
+    tasks = [t for t in draws[0] if all(t in d for d in (*draws, *(minus or [])))]
+    values = torch.tensor([[d[t] for t in tasks] for d in draws], dtype=torch.float64)
+    return values if minus is None else values - torch.tensor([[d[t] for t in tasks] for d in minus], dtype=torch.float64)
+
+
+def line(name: str, parts: list[torch.Tensor | None], sign: str = "") -> str:
+    there = [part for part in parts if part is not None]
+    mean, low, high = interval(there)
+    cells = " | ".join("–" if part is None else f"{100 * float(part.mean()):{sign}.1f}" for part in parts)
+    return f"| {name} | {cells} | {100 * mean:{sign}.1f} | {100 * low:{sign}.1f} to {100 * high:{sign}.1f} | {student(there)} |"
+
+
+def summary(seeds: list[int], folder: str) -> None:
+    """Means by seed and over all, and paired gains with bootstrap intervals over all tasks of all seeds, beside Student's."""
+    found = {seed: gathered(Path(folder) / f"seed{seed}") for seed in seeds if (Path(folder) / f"seed{seed}" / "search.json").exists()}
+    names = list(dict.fromkeys(name for rows in found.values() for name in rows))
+    head = " | ".join(f"seed {s}" for s in found) + " | all | 95 % bootstrap | 95 % Student |\n|---|" + "---|" * (len(found) + 3)
+    print(f"{platform.machine()}, {os.cpu_count()} cores; seeds {', '.join(map(str, found))}; 300 fresh tasks a seed; success in %\n")
+    print(f"| | {head}")
+    for name in names:
+        print(line(name, [table(rows[name]) for rows in found.values()]))
+    print(f"\n| gain in points, task by task | {head}")
+    for new, old in PAIRS:
+        parts = [table(rows[new], rows[old]) for rows in found.values()]
+        if any(part is not None for part in parts):
+            print(line(f"{new} over {old}", parts, "+"))
+    print("\n| control, shuffle by shuffle | " + " | ".join(f"seed {s}" for s in found) + " |\n|---|" + "---|" * len(found))
+    for new, old in PAIRS:
+        if "shuffled" in new:
+            parts = [table(rows[new], rows[old]) for rows in found.values()]
+            cells = ["–" if part is None else ", ".join(f"{100 * float(mean):+.1f}" for mean in part.mean(1)) for part in parts]
+            print(f"| {new} over {old} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=["run", "summary"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=30, help="length of this slice; a stage that has begun is finished")
+    parser.add_argument("--folder", default="runs/study")
+    args = parser.parse_args()
+    run(args.seeds, args.minutes, args.folder) if args.do == "run" else summary(args.seeds, args.folder)
+
+
+if __name__ == "__main__":
+    main()

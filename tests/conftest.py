@@ -1,0 +1,106 @@
+"""Shared, slow things: a run of the quickstart's recipe at a reduced size, a real engine, a third party's package on the path."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PLUGINS = str(TESTS / "plugins")
+sys.path.insert(0, PLUGINS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PLUGINS, str(TESTS.parent), os.environ.get("PYTHONPATH", "")]))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="agentprm-", dir="/tmp")  # a Ray of our own; its sockets' paths have to be short
+os.environ.pop("RAY_ADDRESS", None)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell's background jobs ignore, our commands would ignore too
+
+from launching import QUICK, agentprm, changes, module, stop_ray  # noqa: E402
+
+from openrlhf_agentprm.host.cpu import prepare_environment  # noqa: E402
+
+prepare_environment()
+os.environ.pop("OMP_NUM_THREADS", None)  # commands choose their own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_ray():
+    """Nothing of a Ray that a test started is left behind."""
+    yield
+    stop_ray()
+    shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def quick_run(tmp_path_factory):
+    """The quickstart's recipe, reduced, from nothing to the report."""
+    folder = tmp_path_factory.mktemp("quick") / "run"
+    agentprm("run", "quickstart", *changes({"run_dir": folder, **QUICK}), timeout=1800)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A tiny random policy for the counting game."""
+    folder = tmp_path_factory.mktemp("tiny") / "policy"
+    module("tiny_policy", "--env.name", "thirdparty_count", "--env.num_tasks", 20, "--tiny.output", folder, "--tiny.layers", 2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bpe_policy(tmp_path_factory):
+    """A random model with a byte-level BPE tokenizer, whose samples re-encode differently."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from openrlhf_agentprm.agents.tiny import make_model, save_policy
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    bpe.train_from_iterator(["count up and stop at the number: count to two, at one"] * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    folder = tmp_path_factory.mktemp("bpe") / "policy"
+    save_policy(make_model(tokenizer, layers=2), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def count_store(tiny, tmp_path_factory):
+    """Demonstrations of the counting game, some of them failed."""
+    folder = tmp_path_factory.mktemp("count") / "store"
+    module(
+        "collect", "--env.name", "thirdparty_count", "--env.num_tasks", 96, "--env.max_turns", 6, "--env.num_workers", 4,
+        "--policy.model_name_or_path", tiny, "--collect.output", folder, "--collect.n_samples_per_task", 1,
+        "--collect.demonstrator", "careless", "--collect.noise", 0.5, "--data.max_len", 128,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that takes 192 KiB: a file system of its own, or, where mounting one is not allowed, the kernel's limit on a file's size."""
+    disk, size = tmp_path / "disk", 192 * 1024
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True).returncode == 0:
+        yield disk
+        subprocess.run(["umount", str(disk)], check=True)
+        return
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    yield disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

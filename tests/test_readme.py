@@ -1,0 +1,52 @@
+"""The README's commands exist and take the flags shown; its links lead somewhere; its figures name their command."""
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from launching import agentprm
+
+from openrlhf_agentprm.cli.main import COMMANDS
+from openrlhf_agentprm.cli.run import parsers
+from openrlhf_agentprm.core.arguments import problems_of
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+LINES = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.S)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+def test_there_are_commands_to_check():
+    assert len(LINES) >= 12
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_of_the_readme_is_right(line):
+    words = shlex.split(line)
+    if words[0] == "make":
+        assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
+    elif words[0] == "agentprm":
+        assert words[1] in COMMANDS
+        agentprm(*words[1:])
+    elif words[0] == "pip":
+        assert "openrlhf-agentprm" in words[2] and "[" not in words[2] or "host =" in (ROOT / "pyproject.toml").read_text()
+    elif "openrlhf_agentprm.cli" in line:
+        name = next(w for w in words if w.startswith("openrlhf_agentprm.cli.")).rpartition(".")[2]
+        arguments = words[words.index(f"openrlhf_agentprm.cli.{name}") + 1 :]
+        import_module(f"openrlhf_agentprm.cli.{name}")
+        assert problems_of(parsers()[name](), arguments) == []
+    else:
+        assert words[0] == "python" and (ROOT / words[1]).is_file(), line
+
+
+def test_links_and_code_names_lead_somewhere():
+    for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for name in re.findall(r"`openrlhf_agentprm\.cli\.(\w+)`|cli\.(\w+)`", README):
+        assert import_module(f"openrlhf_agentprm.cli.{name[0] or name[1]}")
