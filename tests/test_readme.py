@@ -1,12 +1,14 @@
-"""The README's commands exist and take the flags shown; its links lead somewhere; its figures name their command."""
+"""The README's commands run, those that take long with less to do; its links lead somewhere; its figures name their command."""
 
+import os
 import re
 import shlex
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from launching import agentprm
+from launching import agentprm, free_port, run
 
 from openrlhf_agentprm.cli.main import COMMANDS
 from openrlhf_agentprm.cli.run import parsers
@@ -43,6 +45,28 @@ def test_a_command_of_the_readme_is_right(line):
         assert problems_of(parsers()[name](), arguments) == []
     else:
         assert words[0] == "python" and (ROOT / words[1]).is_file(), line
+
+
+SHORTER = {
+    "collect": ["--env.num_tasks", 8, "--env.num_workers", 8, "--collect.n_samples_per_task", 4],
+    "train_prm": ["--train.batch_size", 8, "--train.max_epochs", 1],
+    "search": ["--env.num_tasks", 4, "--env.num_workers", 4],
+}
+
+
+@pytest.mark.host
+def test_the_stages_run_one_after_the_other_as_shown(quick_run, tmp_path):
+    """As they stand, in the quickstart's folder, with a few tasks in place of hundreds."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/quickstart").symlink_to(quick_run)
+    for name, fewer in SHORTER.items():
+        words = shlex.split(next(line for line in LINES if f"openrlhf_agentprm.cli.{name} " in line))
+        words[0] = sys.executable if words[0] == "python" else str(Path(sys.executable).with_name(words[0]))
+        if "--module" in words:
+            words[1:1] = ["--master_port", str(free_port())]
+        done = run(*words, *fewer, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        assert "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert (tmp_path / "runs/prm/agentprm.json").exists() and (tmp_path / "runs/search.json").exists()
 
 
 def test_links_and_code_names_lead_somewhere():

@@ -7,8 +7,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..core.errors import UserError
+from ..prm.vocabulary import read_config
 from ..rollout.engine import Sampled, Sampling
 from .cpu import has_cuda, prepare_environment
+
+_CONTEXT = 2048
+
+
+def context_length(model: str, wanted: int | None) -> int:
+    """Tokens of context: those wanted, else 2048, or the model's positions where they are fewer."""
+    if wanted is not None:
+        return wanted
+    try:
+        positions = getattr(read_config(model).get_text_config(), "max_position_embeddings", None)
+    except UserError:  # a demonstrator plays with a tokenizer alone
+        positions = None
+    return min(_CONTEXT, positions or _CONTEXT)
 
 
 class VLLMEngine:
@@ -62,7 +76,8 @@ class VLLMEngine:
         try:
             self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except (ValueError, OSError) as error:
-            raise UserError(f"vLLM could not load {model!r}: {error}") from error
+            hint = "lower --data.max_len; " if "max_model_len" in str(error) else ""
+            raise UserError(f"vLLM could not load {model!r}: {hint}{error}") from error
 
     def submit(self, request_id: str, token_ids: Sequence[int], sampling: Sampling, max_tokens: int, stop_token_ids: Sequence[int]) -> None:
         from vllm import SamplingParams

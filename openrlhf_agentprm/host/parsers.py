@@ -17,6 +17,7 @@ from typing import Any
 
 from ..core.arguments import Parser
 from .activate import host_version
+from .cpu import has_cuda
 from .patches import load_series
 
 _OURS = {"train_ppo_ray": "openrlhf_agentprm.host.ppo", "train_sft": "openrlhf_agentprm.host.sft"}
@@ -46,7 +47,7 @@ def _parser_code(module: str) -> Any:
     text = Path(str(metadata.distribution("openrlhf").locate_file(path))).read_text()
     series = load_series(version)
     if path in series.digests:
-        text = series.apply(path, text, {"always"})
+        text = series.apply(path, text, {"always"} if has_cuda() else {"always", "cpu"})
     main = next(node for node in ast.parse(text).body if isinstance(node, ast.If))
     kept = []
     for statement in main.body:

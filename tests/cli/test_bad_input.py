@@ -137,7 +137,9 @@ def test_a_prm_of_another_vocabulary(tiny, bpe_policy, count_store, tmp_path):
     refused(module("train_prm", *given, "--train.batch_size", 16, "--ds.attn_implementation", "sdpa", check=False), *foreign)
     refused(module("train_sft", *given, "--train.batch_size", 16, "--ds.attn_implementation", "sdpa", check=False), *foreign)
     refused(module("search", *line, "--search.methods", "2y2", check=False), "search method '2y2' is not N×M")
-    refused(module("search", *line, check=False), "nothing ranks the actions")
+    refused(module("search", *line, "--search.random_disable", check=False), "nothing ranks the actions")
+    refused(module("search", *line, "--search.tie_margin", -1, check=False), "--search.tie_margin is '-1'", "wanted 0 or more")
+    refused(module("search", *line, "--data.max_len", 4096, check=False), "lower --data.max_len", "max_position_embeddings=1024")
 
 
 @pytest.mark.host
