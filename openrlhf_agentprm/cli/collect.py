@@ -21,7 +21,12 @@ def build_parser() -> Parser:
     add_env_flags(parser)
     policy = parser.add_argument_group("policy")
     policy.add_argument("--policy.model_name_or_path", required=True, help="model folder or hub name; of a demonstrator: the tokenizer's")
-    policy.add_argument("--data.max_len", type=int, default=2048, help="context in tokens; an episode that does not fit is counted apart")
+    policy.add_argument(
+        "--data.max_len",
+        type=int,
+        default=None,
+        help="context in tokens; an episode that does not fit is counted apart (2048, or what the model has if that is less)",
+    )
     policy.add_argument("--vllm.tensor_parallel_size", type=int, default=1, help="GPUs for one copy of the policy")
     policy.add_argument("--vllm.gpu_memory_utilization", type=float, default=0.9, help="share of the GPU's memory for vLLM")
     policy.add_argument("--vllm.enforce_eager", action="store_true", help="no CUDA graphs")
@@ -51,9 +56,11 @@ def collect(args: Any) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..data.store import EpisodeWriter
+    from ..host.engine import context_length
     from ..rollout.collect import Stats
 
     config = EnvConfig.from_namespace(args.env)
+    args.data.max_len = context_length(args.policy.model_name_or_path, args.data.max_len)
     chat = config.chat(args.policy.model_name_or_path)
     stats = Stats()
     started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ def build_parser() -> Parser:
     add("--eval.greedy_dataset", default=None, help="episode store of greedy decoding on the same tasks")
     add("--eval.output", required=True, help="JSON file to write")
     add("--eval.max_samples_per_task", type=int, default=None, help="use this many samples a task (all that most tasks have)")
+    add(
+        "--eval.tie_margin",
+        type=margin,
+        default=0.0,
+        help="best-of-N takes PRM scores at most this far below the highest for equal, and one of those samples at random",
+    )
     add("--prm.model_name_or_path", nargs="*", default=[], help="checkpoints, as PATH or NAME=PATH")
     add("--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model (agentprm list reward-models)")
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the backbone")
@@ -43,6 +50,14 @@ def main(argv: Sequence[str]) -> int:
     Path(args.eval.output).write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
     return 0
+
+
+def margin(text: str) -> float:
+    """argparse type: a distance between scores."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ArgumentTypeError("wanted 0 or more")
+    return value
 
 
 def named(paths: Sequence[str]) -> dict[str, str]:
@@ -77,20 +92,24 @@ def evaluate(args: Any) -> dict[str, Any]:
         q = [q_K for q_K, _ in score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens)]
         quality[name] = ev.prm_quality(grid, q)
         scores[name] = [float(q_K[-1]) for q_K in q]
-    curves = ev.choice_curves(grid, scores, SIZES)
-    lowest = ev.choice_curves(grid, {name: [-value for value in scores[name]] for name in quality}, SIZES)
+    sizes = [n for n in SIZES if n <= grid.samples]
+    by_prm = {name: scores.pop(name) for name in quality}
+    curves = ev.baseline_curves(grid, sizes) | ev.choice_curves(grid, scores, sizes)
+    curves |= ev.choice_curves(grid, by_prm, sizes, margin=args.eval.tie_margin)
+    lowest = ev.choice_curves(grid, {name: [-v for v in values] for name, values in by_prm.items()}, sizes, margin=args.eval.tie_margin)
     result: dict[str, Any] = {
         "tasks": len(grid.tasks),
         "samples_per_task": grid.samples,
         "single_sample": ev.with_interval(grid.outcomes_GN.mean(1)),
         "mean_turns": sum(len(e.turns) for e in grid.episodes) / len(grid.episodes),
         "length_leak": ev.length_leak(grid),
+        "tie_margin": args.eval.tie_margin,
         "best_of_n": ev.means(curves),
-        "lowest_of_n": ev.means({name: lowest[name] for name in quality}),
+        "lowest_of_n": ev.means(lowest),
         "prm_quality": quality,
         "task_ids": grid.tasks,
         "by_task": ev.by_task(curves),
-        "lowest_by_task": ev.by_task({name: lowest[name] for name in quality}),
+        "lowest_by_task": ev.by_task(lowest),
     }
     if args.eval.greedy_dataset:
         greedy = {e.task_id: e.outcome for e in EpisodeStore(args.eval.greedy_dataset).episodes() if e.status.has_outcome}

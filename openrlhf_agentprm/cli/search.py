@@ -13,7 +13,7 @@ from ..core.errors import UserError
 from ..core.registry import REWARD_MODELS
 from ..rollout.config import EnvConfig, add_env_flags, check_context
 from .boundary import run_command
-from .evaluate import named
+from .evaluate import margin, named
 
 
 def build_parser() -> Parser:
@@ -35,9 +35,15 @@ def build_parser() -> Parser:
         help="searches, such as 1x4 (greedy by Q over 4 actions) and 2x2 (beam)",
     )
     add("--search.temperature", type=float, default=0.7, help="of sampled actions (0.7 in arXiv 2511.08325)")
+    add(
+        "--search.tie_margin",
+        type=margin,
+        default=0.0,
+        help="scores at most this far below the highest count as equal to it: the policy's own choice, sampled first, stands",
+    )
     add("--search.seed", type=int, default=0, help="of sampler, environments and random scores")
     add("--search.random_disable", action="store_true", help="leave out the same searches with random scores, the control of each")
-    add("--data.max_len", type=int, default=2048, help="context in tokens")
+    add("--data.max_len", type=int, default=None, help="context in tokens (2048, or what the policy has if that is less)")
     add("--vllm.tensor_parallel_size", type=int, default=1, help="GPUs for one copy of the policy")
     add("--vllm.gpu_memory_utilization", type=float, default=0.5, help="share of the GPU's memory for vLLM; the PRM shares the GPU")
     return parser
@@ -63,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
 
 def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> None:
     """Run what the output file lacks, one entry after the other."""
+    from ..host.engine import context_length
     from ..prm.model import check_checkpoint
     from ..rollout.digest import policy_digest, text_digest
 
@@ -74,9 +81,14 @@ def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> N
     config = EnvConfig.from_namespace(args.env)
     policy = policy_digest(args.policy.model_name_or_path)
     jobs = [(name, path, m) for name, path in {**prms, **({} if args.search.random_disable else {"random": ""})}.items() for m in methods]
-    identity = {"policy": policy, "temperature": args.search.temperature, "seed": args.search.seed, "max_turns": config.max_turns}
+    args.data.max_len = context_length(args.policy.model_name_or_path, args.data.max_len)
     chat = config.chat(args.policy.model_name_or_path)
-    identity |= {
+    identity = {
+        "policy": policy,
+        "temperature": args.search.temperature,
+        "tie_margin": args.search.tie_margin,
+        "seed": args.search.seed,
+        "max_turns": config.max_turns,
         "env": config.name,
         "env_args": config.args,
         "max_len": args.data.max_len,
@@ -156,6 +168,7 @@ class _Session:
             actions=entry["actions"],
             seed=self.args.search.seed,
             max_retries=self.config.max_retries,
+            margin=self.args.search.tie_margin,
         )
         started = time.monotonic()
         with tqdm(total=self.config.max_turns, desc=f"{entry['prm']} {entry['beams']}×{entry['actions']}", unit="turn") as bar:

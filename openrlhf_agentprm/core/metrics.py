@@ -61,10 +61,15 @@ def pearson(x_N: torch.Tensor, y_N: torch.Tensor) -> float:
     return float((x * y).sum()) / scale if scale > 0 else math.nan
 
 
-def best_of_n(scores_GN: torch.Tensor, outcomes_GN: torch.Tensor, n: int) -> torch.Tensor:
+def best_of_n(scores_GN: torch.Tensor, outcomes_GN: torch.Tensor, n: int, *, margin: float = 0.0) -> torch.Tensor:
     """Expected outcome of choosing the best-scored of n samples drawn without replacement, exactly, for each group.
 
-    With the samples sorted by score, sample j (0-based, ascending) wins with probability C(j, n−1) / C(N, n); ties share alike.
+    Of the n, all whose score is at most `margin` below the highest are taken for equal, and one of them is chosen at random. With the samples
+    sorted by falling score, sample j is the highest of C(c, k)·C(d, n−1−k) of the C(N, n) draws that hold k of its c equals behind it; d are
+    further below. Such a draw is worth (y_j + k·ȳ)/(k + 1), where ȳ is the mean outcome of the c.
+
+    Args:
+        margin: 0 shares among exactly equal scores only.
 
     Returns:
         (G,) float64.
@@ -72,16 +77,18 @@ def best_of_n(scores_GN: torch.Tensor, outcomes_GN: torch.Tensor, n: int) -> tor
     total = scores_GN.shape[1]
     if not 1 <= n <= total:
         raise ValueError(f"n is {n}; wanted 1 to {total}, the samples a group")
-    weight_N = torch.tensor([math.comb(j, n - 1) / math.comb(total, n) for j in range(total)], dtype=torch.float64)
-    order = scores_GN.double().argsort(dim=1, stable=True)
-    sorted_scores = scores_GN.double().gather(1, order)
-    sorted_outcomes = outcomes_GN.double().gather(1, order)
-    wins = torch.empty_like(sorted_outcomes)
-    for row, outcomes, result in zip(sorted_scores, sorted_outcomes, wins, strict=True):
-        _, inverse, counts = torch.unique_consecutive(row, return_inverse=True, return_counts=True)
-        means = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, inverse, outcomes) / counts
-        result.copy_(means[inverse])
-    return (wins * weight_N).sum(1)
+    choose = torch.tensor([[math.comb(a, b) for b in range(n)] for a in range(total)], dtype=torch.float64)
+    order = scores_GN.double().argsort(dim=1, descending=True, stable=True)
+    s_GN, y_GN = scores_GN.double().gather(1, order), outcomes_GN.double().gather(1, order)
+    worth_G = torch.zeros(len(s_GN), dtype=torch.float64)
+    for j in range(total - n + 1):
+        equal_GM = s_GN[:, j + 1 :] >= s_GN[:, j : j + 1] - margin
+        c_G = equal_GM.sum(1)
+        mean_G = (y_GN[:, j + 1 :] * equal_GM).sum(1) / c_G.clamp(min=1)
+        for k in range(n):
+            draws_G = choose[c_G, k] * choose[total - 1 - j - c_G, n - 1 - k]
+            worth_G += draws_G * (y_GN[:, j] + k * mean_G) / (k + 1)
+    return worth_G / math.comb(total, n)
 
 
 def pass_at_n(outcomes_GN: torch.Tensor, n: int) -> torch.Tensor:

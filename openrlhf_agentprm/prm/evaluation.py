@@ -58,20 +58,26 @@ def with_interval(values_G: torch.Tensor) -> dict[str, float]:
     return {"mean": float(values_G.double().mean()), "low": low, "high": high}
 
 
-def choice_curves(grid: SampleGrid, scores: Mapping[str, Sequence[float]], sizes: Sequence[int]) -> dict[str, dict[int, torch.Tensor]]:
-    """Expected success of choosing the best of N samples, (tasks,) for each way of scoring and each N, beside random choice and the oracle.
-
-    Differences between two ways are to be taken task by task.
-    """
-    sizes = [n for n in sizes if n <= grid.samples]
-    curves: dict[str, dict[int, torch.Tensor]] = {
+def baseline_curves(grid: SampleGrid, sizes: Sequence[int]) -> dict[str, dict[int, torch.Tensor]]:
+    """Expected success, (tasks,) for each N, of a random one of N samples and of the oracle's choice."""
+    return {
         "random": {n: grid.outcomes_GN.mean(1) for n in sizes},
         "oracle": {n: metrics.pass_at_n(grid.outcomes_GN, n) for n in sizes},
     }
-    for name, values in scores.items():
-        table = grid.table(values)
-        curves[name] = {n: metrics.best_of_n(table, grid.outcomes_GN, n) for n in sizes}
-    return curves
+
+
+def choice_curves(
+    grid: SampleGrid, scores: Mapping[str, Sequence[float]], sizes: Sequence[int], *, margin: float = 0.0
+) -> dict[str, dict[int, torch.Tensor]]:
+    """Expected success of choosing the best of N samples, (tasks,) for each way of scoring and each N.
+
+    Differences between two ways are to be taken task by task.
+
+    Args:
+        margin: scores at most this far below the highest count as equal to it.
+    """
+    tables = {name: grid.table(values) for name, values in scores.items()}
+    return {name: {n: metrics.best_of_n(table, grid.outcomes_GN, n, margin=margin) for n in sizes} for name, table in tables.items()}
 
 
 def means(curves: Mapping[str, Mapping[int, torch.Tensor]]) -> dict[str, dict[int, dict[str, float]]]:

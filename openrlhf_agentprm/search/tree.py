@@ -2,7 +2,8 @@
 
 With N = 1 this is greedy search by Q: at each turn the best-scored of M sampled actions is played. The first turn samples N·M actions from
 the one root. A candidate is scored before it is played; a finished path keeps the score of its last turn and competes with the live ones for
-its place among the N; the best-scored path wins once all N are finished.
+its place among the N; the best-scored path wins once all N are finished. Scores at most `margin` below the highest count as equal to it, and the
+entry that was sampled first is taken.
 
 All tasks advance together: the candidates of a turn share the engine's batch, then one scoring pass, then the environment pool. States are
 rebuilt by replaying actions, and a replay that differs from what was seen is an error.
@@ -21,6 +22,7 @@ from ..data.layout import Span
 from ..rollout.builder import Limits, outcome_of
 from ..rollout.engine import Engine, Sampled, Sampling
 from ..rollout.pool import EnvPool, Reply
+from .choice import choose
 
 T = TypeVar("T")
 Scorer = Callable[[list[list[int]], list[Span]], list[float]]
@@ -49,6 +51,7 @@ class _Candidate:
     parent: Node
     action_tokens: list[int]
     score: float = 0.0
+    child: Node | None = None  # once it has been played
 
 
 @dataclass
@@ -69,6 +72,7 @@ class _Search:
     task_id: str
     nodes: list[Node] = field(default_factory=list)
     candidates: list[_Candidate] = field(default_factory=list)
+    kept: list[Node | _Candidate] = field(default_factory=list)
     sampled_actions: int = 0
     sampled_tokens: int = 0
     broken: bool = False
@@ -92,6 +96,7 @@ class TreeSearch:
         actions: M.
         seed: of the environments.
         max_retries: times that a reset or replay which broke is asked again; then its task has no outcome.
+        margin: what scores must differ by to count as different.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class TreeSearch:
         actions: int,
         seed: int = 0,
         max_retries: int = 2,
+        margin: float = 0.0,
     ) -> None:
         if beams < 1 or actions < 1:
             raise UserError(f"beams and actions are {beams} and {actions}; wanted at least 1")
@@ -120,6 +126,7 @@ class TreeSearch:
         self.actions = actions
         self.seed = seed
         self.max_retries = max_retries
+        self.margin = margin
         self.faults: Counter[str] = Counter()
 
     def run(self, tasks: Sequence[str], on_turn: Callable[[int, int], None] | None = None) -> list[SearchResult]:
@@ -191,10 +198,8 @@ class TreeSearch:
         played: list[tuple[tuple[_Search, _Candidate], dict]] = []
         for search in searches:
             finished = [node for node in search.nodes if node.finished]
-            entries: list[Node | _Candidate] = [*finished, *search.candidates]
-            ranked = sorted(entries, key=lambda entry: -entry.score)[: self.beams]
-            search.nodes = [entry for entry in ranked if isinstance(entry, Node)]
-            for candidate in (entry for entry in ranked if isinstance(entry, _Candidate)):
+            search.kept = choose([*finished, *search.candidates], self.beams, self.margin)
+            for candidate in (entry for entry in search.kept if isinstance(entry, _Candidate)):
                 actions = [*candidate.parent.actions, self.chat.parse(self.chat.action_text(candidate.action_tokens))]
                 request = {"do": "replay", "task_id": search.task_id, "seed": self.seed, "actions": actions}
                 played.append(((search, candidate), request))
@@ -202,9 +207,10 @@ class TreeSearch:
             if reply.kind != "ok":
                 search.broken = True
                 continue
-            search.nodes.append(self._child(search, candidate, reply.value))
+            candidate.child = self._child(search, candidate, reply.value)
         for search in searches:
-            search.nodes.sort(key=lambda node: -node.score)
+            nodes = [entry.child if isinstance(entry, _Candidate) else entry for entry in search.kept]
+            search.nodes = [node for node in nodes if node is not None]
 
     def _child(self, search: _Search, candidate: _Candidate, answers: list[dict]) -> Node:
         parent = candidate.parent
@@ -259,6 +265,6 @@ class TreeSearch:
         if not search.nodes:
             return SearchResult(search.task_id, float("nan"), search.sampled_actions, search.sampled_tokens, Node([]))
         finished = [node for node in search.nodes if node.finished] or search.nodes
-        best = max(finished, key=lambda node: node.score)
+        best = choose(finished, 1, self.margin)[0]
         outcome = float("nan") if search.broken else best.outcome
         return SearchResult(search.task_id, outcome, search.sampled_actions, search.sampled_tokens, best)

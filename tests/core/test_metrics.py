@@ -24,19 +24,21 @@ def test_auc_within_groups_ignores_what_tasks_differ_by():
     assert metrics.auc_within(scores, labels, ["easy", "easy", "hard", "hard"]) == (1.0, 2)
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.25, 2.0])
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_best_of_n_is_the_mean_over_all_subsets_with_ties_shared(n):
-    scores = torch.tensor([[0.3, 0.3, 0.9, 0.1, 0.3]])
-    outcomes = torch.tensor([[1.0, 0.0, 0.0, 1.0, 1.0]])
-    total = []
-    for subset in itertools.combinations(range(5), n):
-        top = max(float(scores[0, i]) for i in subset)
-        best = [float(outcomes[0, i]) for i in subset if float(scores[0, i]) == top]
-        total.append(sum(best) / len(best))
-    found = float(metrics.best_of_n(scores, outcomes, n))
-    if n == 1:
-        assert found == pytest.approx(0.6)
-    assert found == pytest.approx(sum(total) / len(total), abs=1e-6)
+def test_best_of_n_is_the_mean_over_all_subsets_with_ties_shared(n, margin):
+    scores = torch.tensor([[0.3, 0.3, 0.9, 0.1, 0.3], [0.5, 0.45, 0.9, 0.85, 0.41]])
+    outcomes = torch.tensor([[1.0, 0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0, 1.0]])
+    found = metrics.best_of_n(scores, outcomes, n, margin=margin)
+    for row in range(2):
+        total = []
+        for subset in itertools.combinations(range(5), n):
+            top = max(float(scores[row, i]) for i in subset)
+            best = [float(outcomes[row, i]) for i in subset if float(scores[row, i]) >= top - margin]
+            total.append(sum(best) / len(best))
+        assert float(found[row]) == pytest.approx(sum(total) / len(total), abs=1e-9)
+    if n == 1 or margin == 2.0:
+        assert found.tolist() == pytest.approx([0.6, 0.6])
 
 
 def test_best_of_n_without_ties_is_exact():

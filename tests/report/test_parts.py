@@ -7,7 +7,7 @@ import torch
 from report.run_folder import TOKENIZER, episode, sampled, write_prm, write_scalars
 
 from openrlhf_agentprm.agents.tiny import make_model, save_policy
-from openrlhf_agentprm.prm.evaluation import choice_curves, free_scores, sample_grid, with_interval
+from openrlhf_agentprm.prm.evaluation import baseline_curves, choice_curves, free_scores, sample_grid, with_interval
 from openrlhf_agentprm.prm.model import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 from openrlhf_agentprm.report.board import Board, Group, Row
@@ -44,7 +44,8 @@ def test_differences_of_separate_intervals():
 def test_a_winning_baseline_is_said_first():
     wins = {f"t{n}": 2 for n in range(30)}  # failures are a turn longer: the fewest turns always choose right
     grid = sample_grid(sampled(wins, "p"))
-    curves = choice_curves(grid, free_scores(grid) | {"PRM": [float(e.sample) for e in grid.episodes]}, [1, 2, 4])
+    curves = choice_curves(grid, free_scores(grid) | {"PRM": [float(e.sample) for e in grid.episodes]}, [4])
+    curves |= baseline_curves(grid, [4])
     rows = [
         Row("PRM", "prm", of_entry(with_interval(curves["PRM"][4]))),
         Row("fewest turns", "baseline", of_entry(with_interval(curves["fewest turns"][4]))),

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import random
+from dataclasses import dataclass
 
 import pytest
 
@@ -11,6 +12,7 @@ from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.rollout.builder import Limits
 from openrlhf_agentprm.rollout.engine import Sampled, Sampling
 from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
+from openrlhf_agentprm.search.choice import choose
 from openrlhf_agentprm.search.tree import TreeSearch
 
 
@@ -62,8 +64,9 @@ def knows(chat, sign=1.0):
     return score
 
 
-def search(chat, pool, scorer, beams, actions, tasks, max_turns=6):
-    tree = TreeSearch(TableEngine(chat), pool, chat, scorer, Sampling(), Limits(max_turns, 128, 4), beams=beams, actions=actions)
+def search(chat, pool, scorer, beams, actions, tasks, max_turns=6, margin=0.0):
+    limits = Limits(max_turns, 128, 4)
+    tree = TreeSearch(TableEngine(chat), pool, chat, scorer, Sampling(), limits, beams=beams, actions=actions, margin=margin)
     return tree.run(tasks)
 
 
@@ -102,6 +105,36 @@ def test_a_finished_path_keeps_its_place_until_a_better_one_takes_it(chat):
         longest_wins = search(chat, pool, lambda tokens, spans: [float(len(t)) for t in tokens], 2, 20, tasks)
     assert all(len(r.path.actions) == 1 for r in early_stops_win)
     assert all(len(r.path.actions) == 6 and not r.path.success for r in longest_wins)
+
+
+@dataclass
+class Entry:
+    name: str
+    score: float
+
+
+def test_scores_nearer_than_the_margin_leave_the_first_in_place():
+    entries = [Entry("a", 0.5), Entry("b", 0.54), Entry("c", 0.8), Entry("d", 0.79), Entry("e", 0.83)]
+
+    def chosen(count, margin):
+        return "".join(entry.name for entry in choose(entries, count, margin))
+
+    assert chosen(3, 0.0) == "ecd" and chosen(9, 0.0) == "ecdba"
+    assert chosen(3, 0.05) == "cde" and chosen(9, 0.05) == "cdeab"
+    assert chosen(2, 0.02) == "ec" and chosen(2, 1.0) == "ab"
+
+
+@pytest.mark.parametrize(("beams", "actions"), [(1, 12), (2, 6)])
+def test_with_a_margin_a_scorer_that_knows_nothing_leaves_the_policys_own_choice(chat, beams, actions):
+    """A scorer with a spread below the margin plays what the engine drew first, a scorer that knows plays as without it."""
+    with EnvPool("thirdparty_count", {}, 4) as pool:
+        tasks = list(pool.tasks("test", 0, 30))
+        flat = search(chat, pool, lambda tokens, spans: [0.0] * len(spans), beams, actions, tasks)
+        noise = random.Random(0)
+        nearly = search(chat, pool, lambda tokens, spans: [0.04 * noise.random() for _ in spans], beams, actions, tasks, margin=0.05)
+        best = search(chat, pool, knows(chat), beams, actions, tasks, margin=0.005)
+    assert [r.path.actions for r in nearly] == [r.path.actions for r in flat]
+    assert all(r.outcome == 1.0 for r in best)
 
 
 def test_a_broken_environment_has_no_outcome_and_costs_no_other_task(chat):
