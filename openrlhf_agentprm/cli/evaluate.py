@@ -60,12 +60,17 @@ def margin(text: str) -> float:
     return value
 
 
+_TAKEN = ("random", "oracle", "fewest turns", "most turns", "log-probability per turn")
+
+
 def named(paths: Sequence[str]) -> dict[str, str]:
-    """`NAME=PATH` or `PATH` (named by its folder) as a mapping; a name given twice is an error."""
+    """`NAME=PATH` or `PATH` (named by its folder) as a mapping; a name given twice, or one that a baseline has, is an error."""
     found: dict[str, str] = {}
     for text in paths:
         name, eq, path = text.partition("=")
         name, path = (name, path) if eq else (Path(text).name, text)
+        if name in _TAKEN:
+            raise UserError(f"a PRM is named {name!r}, as the baseline is; give another name as NAME=PATH")
         if name in found:
             raise UserError(f"two PRMs are named {name!r} ({found[name]}, {path}); give names as NAME=PATH")
         found[name] = path

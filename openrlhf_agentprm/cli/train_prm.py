@@ -59,8 +59,8 @@ def train(args: Any) -> None:
     from ..prm.dataset import load_data, shuffle_outcomes, split_by_task
     from ..prm.vocabulary import check_vocabulary
 
-    if not args.model.model_name_or_path or not args.data.dataset:
-        raise UserError("--model.model_name_or_path (a policy to start from, or a PRM) and --data.dataset (an episode store) are required")
+    if problems := _problems(args):
+        raise UserError(problems)
     prepare_environment(alone=True)
     stand_alone()
     activate()
@@ -70,19 +70,31 @@ def train(args: Any) -> None:
     episodes, held_out = split_by_task(data.episodes, args.eval.share)
     if args.eval.dataset:
         held_out = load_data(args.eval.dataset.split(","), max_len=args.data.max_len).episodes
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if problems := _unsupported(args):
-        raise UserError(problems)
-    if args.train.batch_size % (args.train.micro_batch_size * processes):
-        raise UserError(
-            f"--train.batch_size {args.train.batch_size} is no multiple of --train.micro_batch_size {args.train.micro_batch_size}"
-            f" × {processes} process(es)"
-        )
     if len(episodes) < args.train.batch_size:
         raise UserError(f"{len(episodes)} episodes do not fill one batch of --train.batch_size {args.train.batch_size}")
     check_vocabulary(args.model.model_name_or_path, args.data.dataset, episodes)
     tokenizer = load_tokenizer(args.model.model_name_or_path)
     _train(args, tokenizer, episodes, held_out, data.summary())
+
+
+def _problems(args: Any) -> list[str]:
+    """Everything that the flags alone tell, before anything is read."""
+    from ..host.ppo_checks import unknown_options
+
+    found = []
+    if not args.model.model_name_or_path:
+        found.append("--model.model_name_or_path is required: a policy to start from, or a PRM")
+    if not args.data.dataset:
+        found.append("--data.dataset is required: one or more episode stores, divided by commas")
+    if not 0 <= args.eval.share < 1:
+        found.append(f"--eval.share is {args.eval.share}; wanted a share of the tasks from 0 to below 1")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.train.batch_size % (args.train.micro_batch_size * processes):
+        found.append(
+            f"--train.batch_size {args.train.batch_size} is no multiple of --train.micro_batch_size {args.train.micro_batch_size}"
+            f" × {processes} process(es)"
+        )
+    return found + _unsupported(args) + unknown_options("--label.options", args.label.options, LABELS.load(args.label.name))
 
 
 def _unsupported(args: Any) -> list[str]:

@@ -9,8 +9,11 @@ from .boundary import run_command
 
 def main(argv: Sequence[str]) -> int:
     from ..host.launch import check_flags, run_host
+    from ..host.sft import check_datasets
 
-    check_flags("train_sft", argv)
+    flags = check_flags("train_sft", argv)
+    if datasets := getattr(flags, "data.dataset"):
+        check_datasets(datasets)
     run_host("train_sft", argv)
     return 0
 

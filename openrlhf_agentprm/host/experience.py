@@ -31,7 +31,7 @@ def handles(args: Any) -> bool:
 
 
 def dispatch_prm(maker: Any, samples_list: Experiences) -> list[Any] | None:
-    """Start scoring every turn; the host's colocation rules hold."""
+    """Start scoring every turn; where the PRM shares GPUs it is waited for and its cache emptied, as the host does with a reward model."""
     maker.turn_metrics = {}
     group = maker.prm_model_group
     if group is None:
@@ -43,7 +43,8 @@ def dispatch_prm(maker: Any, samples_list: Experiences) -> list[Any] | None:
         attention_mask=[s.attention_mask for s in samples_list],
         turn_numbers=[s.turn_numbers for s in samples_list],
     )
-    if maker.args.train.colocate_all:
+    train = maker.args.train
+    if train.colocate_all or (train.colocate_critic_reward and maker.critic_model_group is not None):
         import ray
 
         ray.get(refs)
@@ -68,11 +69,26 @@ def attach_scores(maker: Any, samples_list: Experiences, refs: list[Any] | None)
 
 
 @torch.no_grad()
-def compute_advantages(maker: Any, experiences: Experiences) -> Experiences:
+def turns_of(maker: Any, experiences: Experiences) -> TurnBatch | None:
+    """The rollout's turns, with their metrics noted, for the host's own estimators too; None without our flags."""
+    args = maker.strategy.args
+    if not is_on(args):
+        return None
+    started = time.monotonic()
+    batch = turn_batch(args, experiences)
+    maker.turn_metrics |= turn_metrics(batch, experiences)
+    for experience in experiences:
+        if hasattr(experience, "prm_scores"):
+            del experience.prm_scores
+    maker.turn_metrics["agentprm/time_advantages_s"] = time.monotonic() - started
+    return batch
+
+
+@torch.no_grad()
+def compute_advantages(maker: Any, experiences: Experiences, batch: TurnBatch) -> Experiences:
     """Advantages and returns by the registry's estimator, in place."""
     started = time.monotonic()
     args = maker.strategy.args
-    batch = turn_batch(args, experiences)
     function = ADVANTAGES.load(args.algo.advantage.estimator)
     result: TurnAdvantages = function(batch, **estimator_options(args, maker.kl_ctl.value))
     at = 0
@@ -86,11 +102,8 @@ def compute_advantages(maker: Any, experiences: Experiences) -> Experiences:
         experience.info["return"] = torch.where(batch.mask_BK[part[0]], batch.rewards_BK[part[0]], 0.0).sum(1)
         experience.kl = None
         at += rows
-    maker.turn_metrics |= turn_metrics(batch, experiences) | result.metrics
-    maker.turn_metrics["agentprm/time_advantages_s"] = time.monotonic() - started
-    for experience in experiences:
-        if hasattr(experience, "prm_scores"):
-            del experience.prm_scores
+    maker.turn_metrics |= result.metrics
+    maker.turn_metrics["agentprm/time_advantages_s"] += time.monotonic() - started
     return experiences
 
 
@@ -154,6 +167,13 @@ def eval_reward(sample: Any) -> float:
     return float(sample.rewards[0])
 
 
+def eval_value(sample: Any, values: torch.Tensor | None) -> float | None:
+    """A number of an evaluation sample, such as its length; None, which the averages leave out, where its environment broke."""
+    if values is None or (sample.ending is not None and bool(broken_mask(sample)[0])):
+        return None
+    return values.item()
+
+
 def group_rewards(args: Any, rewards_GN: torch.Tensor, experiences: Experiences, indices: torch.Tensor) -> torch.Tensor:
     """The host's group baselines over the samples that came to an end; 0 for the others.
 
@@ -194,10 +214,20 @@ def _fill_broken_metrics(experiences: Experiences) -> None:
     """Logged means are over all samples; a placeholder takes the mean of the others, so it changes none of them."""
     broken = torch.cat([broken_mask(e) for e in experiences])
     for name in experiences[0].info.keys() - {REPLACED}:
-        column = torch.cat([e.info[name].float() for e in experiences])
-        mean = column[~broken].mean() if bool((~broken).any()) else torch.tensor(0.0)
-        for experience in experiences:
-            experience.info[name] = torch.where(broken_mask(experience), mean, experience.info[name].float())
+        filled = _filled([e.info[name] for e in experiences], broken)
+        for experience, values in zip(experiences, filled, strict=True):
+            experience.info[name] = values
+    for name in ("response_length", "truncated"):
+        if all(getattr(e, name) is not None for e in experiences):
+            for experience, values in zip(experiences, _filled([getattr(e, name) for e in experiences], broken), strict=True):
+                setattr(experience, name, values)
+
+
+def _filled(parts: Sequence[torch.Tensor], broken: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The parts, as float, with the mean of the samples that are not broken in place of those that are."""
+    column = torch.cat([part.float() for part in parts])
+    mean = column[~broken].mean() if bool((~broken).any()) else torch.tensor(0.0)
+    return torch.where(broken, mean, column).split([len(part) for part in parts])
 
 
 # --- metrics ---
@@ -246,7 +276,8 @@ __all__ = [
     "compute_advantages",
     "dispatch_prm",
     "eval_reward",
+    "eval_value",
     "group_rewards",
     "handles",
-    "is_on",
+    "turns_of",
 ]

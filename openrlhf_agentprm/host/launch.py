@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import runpy
 import socket
@@ -15,13 +16,13 @@ from .cpu import prepare_environment
 from .parsers import host_parser
 
 
-def check_flags(module: str, argv: Sequence[str]) -> None:
-    """Every problem with the flags, before anything slow starts; `--help` prints and leaves."""
+def check_flags(module: str, argv: Sequence[str]) -> argparse.Namespace:
+    """The flags, by their dotted names; every problem with them is told before anything slow starts. `--help` prints and leaves."""
     parser = host_parser(module)
     parser.prog = f"python -m openrlhf_agentprm.cli.{module}"
     if problems := problems_of(parser, argv):
         raise UserError(problems)
-    parser.parse_args(list(argv))
+    return parser.parse_args(list(argv))
 
 
 def stand_alone() -> None:

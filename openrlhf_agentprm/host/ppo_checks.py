@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ..core.errors import UserError
+from ..core.errors import UserError, did_you_mean
 from ..core.registry import ADVANTAGES
 
 logger = logging.getLogger(__name__)
 OWN = ("turn_gae", "token_gae", "progress")
+_GAE = ("turn_gae", "token_gae")
+READ_BY = {  # which of our estimators read a flag of --algo.advantage.*
+    "values": ("turn_gae",),
+    "value_positions": ("turn_gae",),
+    "force_enable": ("turn_gae",),
+    "process_reward": _GAE,
+    "process_weight": _GAE,
+    "outcome_weight": ("progress",),
+    "reward": OWN,
+    "kl_placement": OWN,
+    "whiten": OWN,
+    "options": OWN,
+}
 
 
 def estimators() -> list[str]:
@@ -49,11 +66,63 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append(
             f"--algo.advantage.no_std_norm is not what {a.estimator} normalises by; choose --algo.advantage.whiten tokens, turns or none"
         )
+    found += _unread_flags(a) + (_unknown_options(a) if ours else [])
     if args.prm.model_name_or_path:
         found += _colocation_problems(args)
     if args.prm.model_name_or_path and args.prm.name == "scalar":
         found += _prm_problems(args, ours)
+    _warn_of_critic(args)
     return found
+
+
+def _unread_flags(a: Any) -> list[str]:
+    """Flags that were given and that the chosen estimator does not read."""
+    from .ppo import add_flags, plain
+
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    given = [name for name in READ_BY if plain(getattr(a, name)) != parser.get_default(f"algo.advantage.{name}")]
+    if a.estimator in OWN:
+        read = {name for name, readers in READ_BY.items() if a.estimator in readers}
+    elif a.estimator in estimators():  # another package's
+        read = {"reward", "options", *inspect.signature(ADVANTAGES.load(a.estimator)).parameters}
+    else:
+        read = set()
+    return [
+        f"--algo.advantage.{name} is given, but --algo.advantage.estimator {a.estimator} does not read it "
+        f"({', '.join(READ_BY[name])} do{'es' * (len(READ_BY[name]) == 1)})"
+        for name in given
+        if name not in read
+    ]
+
+
+def _unknown_options(a: Any) -> list[str]:
+    from .ppo import plain
+
+    return unknown_options("--algo.advantage.options", plain(a.options), ADVANTAGES.load(a.estimator))
+
+
+def unknown_options(flag: str, options: Mapping[str, Any], function: Callable[..., Any]) -> list[str]:
+    """Options given by a JSON object that a function of a registry does not take."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return []
+    allowed = [p.name for p in parameters[1:]]
+    return [
+        f"{flag} has the unknown key {name!r}{did_you_mean(name, allowed)} (allowed: {', '.join(allowed) or 'none'})"
+        for name in options
+        if name not in allowed
+    ]
+
+
+def _warn_of_critic(args: Any) -> None:
+    """A critic started from a PRM whose V was never trained begins with values that mean nothing."""
+    from ..prm.model import Record, is_prm
+
+    path = args.critic.model_name_or_path
+    reads = needs_critic(args) or args.algo.advantage.estimator == "gae"
+    if path and reads and Path(path).is_dir() and is_prm(path) and not Record.load(path).value_trained:
+        logger.warning("--critic.model_name_or_path %s: its V(s) was not trained at the states, so the critic starts from noise", path)
 
 
 def _colocation_problems(args: Any) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..data.episode import Status
-from ..data.layout import turn_numbers
+from ..data.layout import Span, turn_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,12 @@ def attach_turns(args: Any, response: dict[str, Any], experience: Any) -> Any:
     if not is_on(args):
         return experience
     length = experience.sequences.shape[1]
-    spans = [(start, min(end, length)) for start, end in response["action_ranges"] if start < length]
+    ranges = response["action_ranges"]
+    told = [*(response.get("turn_rewards") or []), *[0.0] * len(ranges)][: len(ranges)]
+    spans, turn_rewards = turns_with_tokens(ranges, told, length)
     numbers = turn_numbers(spans, length)[None]
     rewards = torch.zeros(numbers.shape)
-    for (start, _), reward in zip(spans, response.get("turn_rewards") or [], strict=False):
+    for (start, _), reward in zip(spans, turn_rewards, strict=True):
         rewards[0, start - 1] = reward
     ending = Ending.of(response.get("status"))
     experience.turn_numbers = numbers
@@ -55,6 +57,23 @@ def attach_turns(args: Any, response: dict[str, Any], experience: Any) -> Any:
         experience.turn_numbers = torch.zeros_like(numbers)
         experience.action_mask = torch.zeros_like(experience.action_mask)
     return experience
+
+
+def turns_with_tokens(ranges: Sequence[Span], rewards: Sequence[float], length: int) -> tuple[list[Span], list[float]]:
+    """The turns that have a token inside `length`; what another one earned goes to the turn before it, or to the first.
+
+    >>> turns_with_tokens([(2, 2), (2, 4), (6, 9), (12, 14)], [0.5, 1.0, 2.0, 4.0], 8)
+    ([(2, 4), (6, 8)], [1.5, 6.0])
+    """
+    spans: list[Span] = []
+    earned: list[float] = [0.0]
+    for (start, end), reward in zip(ranges, rewards, strict=True):
+        if start < min(end, length):
+            if spans:
+                earned.append(0.0)
+            spans.append((start, min(end, length)))
+        earned[-1] += reward
+    return spans, earned[: len(spans)]
 
 
 def is_on(args: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,37 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def is_store(path: str | None) -> bool:
+def is_store(path: str) -> bool:
     """A folder with episode shards or journals."""
-    return bool(path) and any(any(Path(path).glob(pattern)) for pattern in ("episodes-*.parquet", ".journal-*.jsonl"))  # type: ignore[arg-type]
+    return any(any(Path(path).glob(pattern)) for pattern in ("episodes-*.parquet", ".journal-*.jsonl"))
+
+
+def check_datasets(datasets: str) -> None:
+    """Refuse local paths that are not there or hold nothing, before a model is loaded for them.
+
+    Raises:
+        UserError: names every one of them.
+    """
+    problems = []
+    for path in (text.strip().partition("@")[0] for text in datasets.split(",")):
+        local = Path(path).is_absolute() or path.startswith((".", "~")) or Path(path).exists() or Path(path.partition("/")[0]).exists()
+        if local and not Path(path).exists():
+            problems.append(f"--data.dataset {path!r} is not there; collect an episode store first, or check the path")
+        elif Path(path).is_dir() and not any(Path(path).rglob("*")):
+            problems.append(f"--data.dataset {path!r} is an empty folder: it holds no episode and no text data")
+    if problems:
+        raise UserError(problems)
 
 
 def for_episodes(text_dataset: Any, blend: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The host's dataset class and loader, widened by episode stores."""
 
     def load(datasets: str, *args: Any, **kwargs: Any) -> Any:
-        return _Rows(datasets) if is_store(datasets) else blend(datasets, *args, **kwargs)
+        paths = datasets.split(",")
+        stores = [path for path in paths if is_store(path)]
+        if stores and len(stores) < len(paths):
+            raise UserError(f"--data.dataset {datasets!r} mixes episode stores with other data; train on one kind at a time")
+        return _Rows(stores) if stores else blend(datasets, *args, **kwargs)
 
     def dataset(data: Any, tokenizer: Any, max_length: int, strategy: Any, **kwargs: Any) -> Any:
         if isinstance(data, _Rows):
@@ -51,13 +72,13 @@ def for_episodes(text_dataset: Any, blend: Callable[..., Any]) -> tuple[Callable
 
 
 class _Rows:
-    """The episodes of a store, with the two methods that the host calls on a dataset."""
+    """The episodes of one or more stores, with the two methods that the host calls on a dataset."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, paths: Sequence[str]) -> None:
         from ..data.store import EpisodeStore
 
-        self.episodes = sorted(EpisodeStore(path).episodes(), key=lambda e: e.episode_id)
-        self.path = path
+        self.episodes = [e for path in paths for e in sorted(EpisodeStore(path).episodes(), key=lambda e: e.episode_id)]
+        self.path = ",".join(paths)
 
     def __len__(self) -> int:
         return len(self.episodes)

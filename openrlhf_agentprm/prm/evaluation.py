@@ -91,9 +91,10 @@ def by_task(curves: Mapping[str, Mapping[int, torch.Tensor]]) -> dict[str, dict[
 
 
 def free_scores(grid: SampleGrid) -> dict[str, list[float]]:
-    """Ways of choosing that need no PRM: the fewest turns, and the policy's own log-probability a turn."""
+    """Ways of choosing that need no PRM: the fewest turns, the most, and the policy's own log-probability a turn."""
     return {
         "fewest turns": [-float(len(e.turns)) for e in grid.episodes],
+        "most turns": [float(len(e.turns)) for e in grid.episodes],
         "log-probability per turn": [sum(e.logprobs) / max(1, len(e.turns)) for e in grid.episodes],
     }
 

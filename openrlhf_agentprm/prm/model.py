@@ -109,6 +109,11 @@ def check_checkpoint(path: str, policy: str | None = None) -> None:
         check_same_vocabulary(path, policy)
 
 
+def is_prm(path: str) -> bool:
+    """True for a token-classification checkpoint; reads its configuration only."""
+    return _is_token_classifier(read_config(path))
+
+
 def load_prm(path: str, *, dtype: str = "fp32", attn_implementation: str = "sdpa") -> Any:
     """A finished PRM for scoring.
 
@@ -200,7 +205,7 @@ def _load(path: str, config: Any, dtype: str, attn_implementation: str) -> Any:
         return AutoModelForTokenClassification.from_pretrained(
             path, config=config, dtype=DTYPES[dtype], attn_implementation=attn_implementation
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(f"no process reward model could be made of {path!r}: {error}") from error
 
 

@@ -10,9 +10,10 @@ from .artifacts import Artifacts, Collected, Evaluated, Searched
 from .compare import Estimate, Gain, gain, of_entry, of_tasks
 
 BEST_OF = 8  # samples that a choice is made from, or the most below it that were evaluated
-FREE = ("fewest turns", "log-probability per turn")
+FREE = ("fewest turns", "most turns", "log-probability per turn")
 _JUDGES = {  # what evaluations compare PRMs with: kind, label, note
     "fewest turns": ("baseline", "fewest turns", "no PRM; wins where failures are long"),
+    "most turns": ("baseline", "most turns", "no PRM; wins where failures are short"),
     "log-probability per turn": (
         "baseline",
         "log-probability per turn",
@@ -206,18 +207,20 @@ def _choices(e: Evaluated, policy: str, found: Artifacts) -> list[Group]:
             estimate = of_entry(curves[name].get(str(n), {}), tasks)
         if estimate is None:
             continue
-        kind, label, note = _JUDGES.get(name) or ("prm", name, _prm_note(e.prms.get(name), found))
+        kind, label, note = _JUDGES.get(name) or ("prm", name, _prm_note(e, name, found))
         rows.append(Row(label, kind, estimate, note, actions))
     return [Group("choice", policy, rows, n)]
 
 
-def _prm_note(folder: Path | None, found: Artifacts) -> str:
-    """How the PRM's labels were made, where this run trained it."""
+def _prm_note(e: Evaluated, name: str, found: Artifacts) -> str:
+    """How the PRM's labels were made, where this run trained it, and what its scores must differ by."""
+    note = "highest score on the last turn"
     for trained in found.prms:
         stage = trained.stage
-        if folder == found.run.checkpoint(stage):
-            return f"highest last score; labels: {stage.flag('label.name', 'td_gae')}"
-    return "highest score on the last turn"
+        if e.prms.get(name) == found.run.checkpoint(stage):
+            note = f"highest last score; labels: {stage.flag('label.name', 'td_gae')}"
+    margin = e.result.get("tie_margin") or 0
+    return note + (f"; scores within {margin:g} count as equal" if margin else "")
 
 
 def _search_rows(s: Searched, board: Board) -> Iterator[Row]:
@@ -232,5 +235,7 @@ def _search_rows(s: Searched, board: Board) -> Iterator[Row]:
         beams, actions = entry["beams"], entry["actions"]
         label = f"{'random scores' if control else entry['prm']}, {beams}×{actions}"
         note = f"best of {actions} actions each turn" if beams == 1 else f"{beams} paths kept, {actions} actions at each"
+        margin = entry.get("tie_margin") or 0
+        note += f"; scores within {margin:g} count as equal" if margin else ""
         note += "; control" if control else ""
         yield Row(label, "control" if control else "search", estimate, note, entry.get("sampled_actions_per_task"))

@@ -64,8 +64,8 @@ def prm_name(found: Artifacts, trained: Trained) -> str:
 
 
 def choice_chart(e: Evaluated, names: Sequence[str]) -> tuple[Chart, list[Key]]:
-    """Success against N for every way to choose."""
-    curves = e.result["best_of_n"]
+    """Success against N for every way to choose; the most turns, the fewest's opposite, stand in the table alone."""
+    curves = {name: curve for name, curve in e.result["best_of_n"].items() if name != "most turns"}
     series, keys = [], []
     for name in sorted(curves, key=lambda name: (name not in FREE, name)):
         sizes = sorted(int(n) for n in curves[name] if curves[name][n].get("mean") is not None)

@@ -56,11 +56,26 @@ def test_missing_empty_and_torn_data(tiny, tmp_path):
     refused(train_prm(tiny, tmp_path / "nowhere"), "there is no episode store at")
     (tmp_path / "empty").mkdir()
     refused(train_prm(tiny, tmp_path / "empty"), "holds no episode")
+    sft = ["--model.model_name_or_path", tiny, "--data.dataset", f"{tmp_path / 'nowhere'},{tmp_path / 'empty'}"]
+    refused(module("train_sft", *sft, check=False), "nowhere' is not there", "empty' is an empty folder")
     torn = store(tmp_path / "torn", *[episode(n) for n in range(4)])
     shard = EpisodeStore(torn).shards()[0]
     shard.write_bytes(shard.read_bytes()[:-40])
     refused(train_prm(tiny, torn), f"{shard.name} cannot be read as Parquet", "Move it away")
     refused(agentprm("episodes", "stats", torn, check=False), "cannot be read as Parquet")
+
+
+def test_flags_of_prm_training_are_all_told_at_once():
+    flags = ["--train.batch_size", 6, "--train.micro_batch_size", 4, "--eval.share", 1.5, "--label.options", '{"shuffel": 1}']
+    refused(
+        module("train_prm", *flags, "--ds.packing_samples", check=False),
+        "--model.model_name_or_path is required",
+        "--data.dataset is required",
+        "--eval.share is 1.5",
+        "--train.batch_size 6 is no multiple of --train.micro_batch_size 4",
+        "--ds.packing_samples is not supported",
+        "--label.options has the unknown key 'shuffel'",
+    )
 
 
 def test_unfit_episodes_are_all_named(tiny, tmp_path):
@@ -138,6 +153,8 @@ def test_a_prm_of_another_vocabulary(tiny, bpe_policy, count_store, tmp_path):
     refused(module("train_sft", *given, "--train.batch_size", 16, "--ds.attn_implementation", "sdpa", check=False), *foreign)
     refused(module("search", *line, "--search.methods", "2y2", check=False), "search method '2y2' is not N×M")
     refused(module("search", *line, "--search.random_disable", check=False), "nothing ranks the actions")
+    named = [f"oracle={tmp_path / 'prm'}"]
+    refused(module("search", *line, "--prm.model_name_or_path", *named, check=False), "a PRM is named 'oracle', as the baseline is")
     refused(module("search", *line, "--search.tie_margin", -1, check=False), "--search.tie_margin is '-1'", "wanted 0 or more")
     refused(module("search", *line, "--data.max_len", 4096, check=False), "lower --data.max_len", "max_position_embeddings=1024")
 

@@ -205,6 +205,9 @@ def test_ray_job_submit(silent, tmp_path, ray_head):
     done = subprocess.run([str(x) for x in job], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     first = steps(done.stdout + done.stderr)[1]
+    assert first["turns/per_episode"] == 2 and first["status/truncated"] + first.get("status/failure", 0) == 16, (
+        "with the host's estimator too"
+    )
     assert first["valid_actions"] == 0 and first["turns"] == 2, "the host alone would forbid the first token to end the turn"
 
 
@@ -255,6 +258,36 @@ def test_every_mistake_is_told_at_once_and_before_anything_starts(tiny, prm, tmp
     assert waits.returncode == 2 and "puts the PRM on the critic's" in waits.stderr and "num_gpus_per_node is 2" in waits.stderr
     none = module("train_ppo_ray", *flags, *more[:4], check=False)
     assert none.returncode == 2 and "--prm.model_name_or_path is not given" in none.stderr
+
+
+UNREAD = [
+    (
+        "gae",
+        ["--algo.advantage.process_reward", "progress"],
+        "process_reward is given, but --algo.advantage.estimator gae does not read it",
+    ),
+    ("token_gae", ["--algo.advantage.values", "prm"], "values is given, but --algo.advantage.estimator token_gae does not read it"),
+    ("turn_gae", ["--algo.advantage.outcome_weight", "1"], "outcome_weight is given, but --algo.advantage.estimator turn_gae does not"),
+    ("rloo", ["--algo.advantage.kl_placement", "token", "--algo.advantage.reward", "environment"], "kl_placement is given, but"),
+    ("progress", ["--algo.advantage.options", '{"outcome_wieght": 1}'], "unknown key 'outcome_wieght'; did you mean 'outcome_weight'?"),
+    ("thirdparty_constant", ["--algo.advantage.values", "prm", "--algo.advantage.options", '{"scael": 1}'], "unknown key 'scael'; did you"),
+]
+
+
+@pytest.mark.parametrize(("estimator", "flags", "told"), UNREAD, ids=[case[0] for case in UNREAD])
+def test_a_flag_that_the_estimator_does_not_read_is_refused(estimator, flags, told):
+    """On the host's own parser, without starting anything."""
+    from openrlhf.utils.config import hierarchize
+
+    from openrlhf_agentprm.host.parsers import host_parser
+    from openrlhf_agentprm.host.ppo_checks import estimators, problems_of_run
+
+    line = ["--actor.model_name_or_path", "x", "--env.name", "thirdparty_count", "--algo.advantage.estimator", estimator, *flags]
+    args = hierarchize(host_parser("train_ppo_ray").parse_args(line))
+    problems = problems_of_run(args, estimator in estimators())
+    assert any(told in problem for problem in problems), problems
+    quiet = hierarchize(host_parser("train_ppo_ray").parse_args(line[:6]))
+    assert not [p for p in problems_of_run(quiet, estimator in estimators()) if "does not read" in p or "unknown key" in p]
 
 
 def test_a_named_ray_has_to_answer(monkeypatch):

@@ -15,7 +15,7 @@ from launching import deepspeed, module
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.store import EpisodeStore
-from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, is_store
+from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, check_datasets, for_episodes, is_store
 from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task
 from openrlhf_agentprm.prm.model import Record, load_prm
 
@@ -36,7 +36,7 @@ def train_prm(tiny, store, output, *more, launch=deepspeed, **kwargs):
 def test_sft_trains_exactly_the_action_tokens(count_store, tiny):
     tokenizer = load_tokenizer(str(tiny))
     chat = ChatFormat(tokenizer)
-    dataset = EpisodeDataset(_Rows(str(count_store)), tokenizer, 128, None)
+    dataset = EpisodeDataset(_Rows([str(count_store)]), tokenizer, 128, None)
     assert len(dataset) == 96 and is_store(str(count_store)) and not is_store(str(tiny))
     by_tokens = {tuple(e.token_ids): e for e in EpisodeStore(count_store).episodes()}
     for ids, attention, mask in (dataset[i] for i in range(len(dataset))):
@@ -54,9 +54,21 @@ def test_sft_trains_exactly_the_action_tokens(count_store, tiny):
 def test_sft_data_that_cannot_be_trained_on_is_told(count_store, tiny):
     tokenizer = load_tokenizer(str(tiny))
     with pytest.raises(UserError, match="96 longer than --data.max_len 3"):
-        EpisodeDataset(_Rows(str(count_store)), tokenizer, 3, None)
-    only_successes = EpisodeDataset(_Rows(str(count_store)), tokenizer, 128, 1.0)
+        EpisodeDataset(_Rows([str(count_store)]), tokenizer, 3, None)
+    only_successes = EpisodeDataset(_Rows([str(count_store)]), tokenizer, 128, 1.0)
     assert 0 < len(only_successes) < 96 and all(e.outcome == 1.0 for e in only_successes.episodes)
+
+
+def test_sft_takes_several_stores_and_tells_of_paths_that_hold_nothing(count_store, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError) as told:
+        check_datasets(f"{tmp_path}/nowhere,{count_store},{tmp_path}/empty,a-name/on-the-hub")
+    assert len(told.value.problems) == 2
+    assert "nowhere' is not there" in told.value.problems[0] and "empty' is an empty folder" in told.value.problems[1]
+    _, load = for_episodes(None, lambda *_, **__: "text")
+    assert len(load(f"{count_store},{count_store}")) == 192 and load("some/text.jsonl") == "text"
+    with pytest.raises(UserError, match="mixes episode stores with other data"):
+        load(f"{count_store},some/text.jsonl")
 
 
 def test_prm_data_is_split_by_task_and_what_is_left_out_is_counted(count_store):
