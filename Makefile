@@ -4,8 +4,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 CPU := patches/openrlhf-0.11.2/requirements-cpu.txt
-CUDA := $(wildcard /dev/nvidia0)
-# ALFWorld's engine compiles and has parts under the GPL; where it cannot be built its tests are skipped.
+CUDA := $(wildcard /dev/nvidia[0-9]* /usr/lib/wsl/lib/libcuda.so*)
+# ALFWorld's engine, for the tests: it compiles and has parts under the GPL.
 ALFWORLD := alfworld==0.4.2 textworld==1.7.0 fast-downward-textworld==20.6.4 tatsu==5.8.3 jericho hashids mementos more-itertools prompt_toolkit wcwidth termcolor
 
 .PHONY: quickstart test install clean
@@ -20,6 +20,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: $(CPU) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; name another with make PYTHON=python3 (3.11 is what is tested)"; exit 2; }
+	@command -v c++ >/dev/null || { echo "there is no C++ compiler; DeepSpeed and ALFWorld's engine need one: apt-get install g++ (Debian), or your system's equivalent"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip wheel "setuptools<81"
 ifeq ($(CUDA),)
@@ -27,12 +28,14 @@ ifeq ($(CUDA),)
 	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --no-deps -r $(CPU)
 	$(BIN)/pip install --quiet --no-deps -e .
 else
+	$(BIN)/pip install --quiet torch==2.13.0 ninja packaging
+	$(BIN)/pip install --no-build-isolation flash-attn==2.8.3
 	$(BIN)/pip install --quiet -e ".[host,babyai,dev]"
 endif
 	touch $@
 
 $(VENV)/.alfworld: $(VENV)/.installed
-	-PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-deps $(ALFWORLD) || echo "ALFWorld's engine was not built; its tests will be skipped"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-deps $(ALFWORLD)
 	touch $@
 
 clean:

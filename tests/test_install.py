@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from openrlhf_agentprm.cli.doctor import BRING_HOST
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -47,7 +49,7 @@ def test_an_installed_wheel_finds_its_patches_and_recipes(wheel, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment, cwd=tmp_path, check=True
     )
-    assert done.stdout.split()[0] == "16" and str(tmp_path) in done.stdout
+    assert int(done.stdout.split()[0]) == len(list((ROOT / "patches").rglob("*.patch"))) and str(tmp_path) in done.stdout
 
 
 def installed():
@@ -153,12 +155,13 @@ def test_the_doctor_names_what_is_missing_and_the_line_that_mends_it(wheel, tmp_
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PATH": ""}
+    assert "pip install 'openrlhf-agentprm[host]'" in BRING_HOST and "make install" in BRING_HOST
     done = subprocess.run([python, "-m", "openrlhf_agentprm.cli.main", "doctor"], capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     lines = done.stdout.splitlines()
     for what, mend in (
-        ("!! openrlhf ", "pip install 'openrlhf-agentprm[host]' (verified: 0.11.2); on a CPU: make install"),
-        ("!! vllm ", "comes with the host: pip install 'openrlhf-agentprm[host]'; on a CPU: make install"),
+        ("!! openrlhf ", BRING_HOST),
+        ("!! vllm ", f"comes with the host: {BRING_HOST}"),
         ("-  environment babyai ", "pip install 'openrlhf-agentprm[babyai]'"),
         (
             "-  C++ compiler ",
@@ -167,3 +170,16 @@ def test_the_doctor_names_what_is_missing_and_the_line_that_mends_it(wheel, tmp_
     ):
         at = next(n for n, line in enumerate(lines) if line.startswith(what))
         assert lines[at + 1].strip() == f"→ {mend}"
+
+
+def test_the_doctor_tells_of_a_version_that_the_host_does_not_take(tmp_path):
+    for name, version in (("ray", "2.40.0"), ("deepspeed", "0.19.6")):
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    done = subprocess.run([sys.executable, "-m", "openrlhf_agentprm.cli.main", "doctor"], capture_output=True, text=True, env=environment)
+    lines = done.stdout.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("!! ray "))
+    assert done.returncode == 2 and "2.40.0; the host requires 2.55.0" in lines[at] and "pip install ray==2.55.0" in lines[at + 1]
+    assert any(line.startswith("ok deepspeed ") for line in lines)

@@ -37,7 +37,9 @@ def test_a_command_of_the_readme_is_right(line):
         assert words[1] in COMMANDS
         agentprm(*words[1:])
     elif words[0] == "pip":
-        assert "openrlhf-agentprm" in words[2] and "[" not in words[2] or "host =" in (ROOT / "pyproject.toml").read_text()
+        installed = [w for w in words[2:] if not w.startswith("-")]
+        pins = (ROOT / "pyproject.toml").read_text() + (ROOT / "Makefile").read_text()
+        assert installed and all(w.removesuffix("[host]") == "openrlhf-agentprm" or w in pins for w in installed), line
     elif "openrlhf_agentprm.cli" in line:
         name = next(w for w in words if w.startswith("openrlhf_agentprm.cli.")).rpartition(".")[2]
         arguments = words[words.index(f"openrlhf_agentprm.cli.{name}") + 1 :]
@@ -49,7 +51,7 @@ def test_a_command_of_the_readme_is_right(line):
 
 SHORTER = {
     "collect": ["--env.num_tasks", 8, "--env.num_workers", 8, "--collect.n_samples_per_task", 4],
-    "train_prm": ["--train.batch_size", 8, "--train.max_epochs", 1],
+    "train_prm": ["--train.batch_size", 8, "--train.micro_batch_size", 8, "--train.max_epochs", 1],
     "search": ["--env.num_tasks", 4, "--env.num_workers", 4],
 }
 

