@@ -94,7 +94,10 @@ def _problems(args: Any) -> list[str]:
             f"--train.batch_size {args.train.batch_size} is no multiple of --train.micro_batch_size {args.train.micro_batch_size}"
             f" × {processes} process(es)"
         )
-    return found + _unsupported(args) + unknown_options("--label.options", args.label.options, LABELS.load(args.label.name))
+    label = LABELS.load(args.label.name)
+    if hasattr(label, "annotate"):
+        return [*found, *_unsupported(args), f"--label.name {args.label.name} makes its labels offline; training takes online ones so far"]
+    return found + _unsupported(args) + unknown_options("--label.options", args.label.options, label)
 
 
 def _unsupported(args: Any) -> list[str]:

@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import threading
+import time
 from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
@@ -46,25 +47,35 @@ class AgentExecutor(AgentExecutorBase):
         task = json.loads(label)
         sampling = {"temperature": sampling_params.temperature, "top_p": sampling_params.top_p}
         assignment = Assignment(self.config.name, task["task_id"], task["split"], task["seed"], 0, self.policy, "online", sampling)
-        retries = 0
-        builder = await self._play(assignment, sampling_params, max_length, llm_engine)
-        while builder.episode().status in (Status.ENV_ERROR, Status.TIMEOUT) and retries < self.config.max_retries:
-            retries += 1
-            builder = await self._play(assignment, sampling_params, max_length, llm_engine)
+        logs = {"env_retries": 0, "env_seconds": 0.0}
+        builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs)
+        while builder.episode().status in (Status.ENV_ERROR, Status.TIMEOUT) and logs["env_retries"] < self.config.max_retries:
+            logs["env_retries"] += 1
+            builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs)
         if error := builder.episode().error:
             _tell_once(f"{self.config.name}: {error}")
-        return self._response(prompt, label, builder, retries, with_logprobs=sampling_params.logprobs is not None)
+        return self._response(prompt, label, builder, logs, with_logprobs=sampling_params.logprobs is not None)
 
-    async def _play(self, assignment: Assignment, sampling_params: Any, max_length: int, llm_engine: Any) -> EpisodeBuilder:
+    async def _play(
+        self, assignment: Assignment, sampling_params: Any, max_length: int, llm_engine: Any, logs: dict[str, float]
+    ) -> EpisodeBuilder:
+        """One attempt; the seconds that the environment took are added to `logs`."""
         builder = EpisodeBuilder(assignment, self.chat, self.config.limits(max_length), graded=self.workers.graded)
+
+        async def ask(request: dict[str, Any]) -> Reply:
+            started = time.monotonic()
+            reply = await self.workers.ask(worker, request)
+            logs["env_seconds"] += time.monotonic() - started
+            return reply
+
         async with self.workers.worker() as worker:
-            reply = await self.workers.ask(worker, {"do": "reset", "task_id": assignment.task_id, "seed": assignment.seed})
+            reply = await ask({"do": "reset", "task_id": assignment.task_id, "seed": assignment.seed})
             if _broke(builder, reply):
                 return builder
             builder.begin(reply.value)
             while not builder.finished:
                 tokens, logprobs = await self._sample(builder, sampling_params, llm_engine)
-                reply = await self.workers.ask(worker, {"do": "step", "action": builder.act(tokens, logprobs)})
+                reply = await ask({"do": "step", "action": builder.act(tokens, logprobs)})
                 if _broke(builder, reply):
                     return builder
                 builder.observe(reply.value)
@@ -81,7 +92,7 @@ class AgentExecutor(AgentExecutorBase):
         logprobs = [entry[token].logprob for token, entry in zip(tokens, output.logprobs or [], strict=False)]
         return tokens, logprobs
 
-    def _response(self, prompt: str, label: str, builder: EpisodeBuilder, retries: int, *, with_logprobs: bool) -> dict[str, Any]:
+    def _response(self, prompt: str, label: str, builder: EpisodeBuilder, logs: dict[str, float], *, with_logprobs: bool) -> dict[str, Any]:
         episode = builder.episode()
         # A placeholder still needs a token that predicts and one that is predicted.
         tokens = episode.token_ids if len(episode.token_ids) > 1 else [self.chat.end_token_id] * 2
@@ -99,7 +110,7 @@ class AgentExecutor(AgentExecutorBase):
             "rollout_log_probs": logprobs if with_logprobs else None,
             "truncated": episode.truncated,
             "status": episode.status.value,
-            "extra_logs": {"turns": len(episode.turns), "valid_actions": _share_valid(episode), "env_retries": retries},
+            "extra_logs": {"turns": len(episode.turns), "valid_actions": _share_valid(episode), **logs},
         }
 
 

@@ -104,6 +104,7 @@ PAIRS = [
     ("best of 8: AgentPRM", "greedy decoding"),
     ("best of 8: AgentPRM", "best of 8: log-probability per turn"),
     ("best of 8: AgentPRM", "best of 8: fewest turns"),
+    ("best of 8: AgentPRM", "best of 8: most turns"),
     ("best of 8: PVM", "single sample"),
     ("best of 8: ORM", "single sample"),
     ("best of 8: shuffled", "single sample"),
@@ -184,12 +185,36 @@ def summary(seeds: list[int], folder: str) -> None:
         parts = [table(rows[new], rows[old]) for rows in found.values()]
         if any(part is not None for part in parts):
             print(line(f"{new} over {old}", parts, "+"))
+    quality([Path(folder) / f"seed{seed}" for seed in found])
     print("\n| control, shuffle by shuffle | " + " | ".join(f"seed {s}" for s in found) + " |\n|---|" + "---|" * len(found))
     for new, old in PAIRS:
         if "shuffled" in new:
             parts = [table(rows[new], rows[old]) for rows in found.values()]
             cells = ["–" if part is None else ", ".join(f"{100 * float(mean):+.1f}" for mean in part.mean(1)) for part in parts]
             print(f"| {new} over {old} | " + " | ".join(cells) + " |")
+
+
+def quality(folders: list[Path]) -> None:
+    """What length cannot pass: AUC between samples of one task, at a fixed turn among those alive, and at equal length; and what search costs."""
+    measured: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    costs: dict[str, list[float]] = defaultdict(list)
+    for folder in folders:
+        for file in ("evaluation.json", "control_evaluation.json"):
+            evaluation = json.loads((folder / file).read_text()) if (folder / file).exists() else {"prm_quality": {}}
+            for name, found in evaluation["prm_quality"].items():
+                row = measured[_without_draw(name)]
+                for turn in found["by_turn"]:
+                    row[f"turn {turn['turn']}"].append(turn["auc_within_task"])
+                row["last turn"].append(found["last"]["auc_within_task"])
+                row["at equal length"].append(found["last"]["auc_within_task_and_length"])
+        for entry in json.loads((folder / "search.json").read_text()):
+            costs[f"{entry['prm']} {entry['beams']}×{entry['actions']}"].append(entry["sampled_actions_per_task"])
+    columns = [f"turn {n}" for n in range(1, 5)] + ["last turn", "at equal length"]
+    print("\n| AUC between samples of one task | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for name, row in measured.items():
+        cells = [[value for value in row[column] if value is not None] for column in columns]
+        print(f"| {name} | " + " | ".join(f"{sum(cell) / len(cell):.2f}" if cell else "–" for cell in cells) + " |")
+    print("\nactions sampled a task: " + ", ".join(f"{name} {sum(found) / len(found):.1f}" for name, found in costs.items()))
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def test_the_quickstarts_ppo_run(quick_run):
     for status in found.values():
         assert status["rollout/num_samples"] == 256 and 1 <= status["turns/per_episode"] <= 8
         assert sum(v for k, v in status.items() if k.startswith("status/")) == 256
-        assert {"prm/promise_mean", "prm/progress_turn1", "prm/outcome_correlation", "agentprm/time_prm_s"} <= set(status)
+        assert {"prm/promise_mean", "prm/progress_turn1", "prm/outcome_correlation", "agentprm/time_prm_s", "env_seconds"} <= set(status)
         assert status["agentprm/time_advantages_s"] < 0.03 * status["timing/step_total"], "our cost in a step"
     assert found[1]["prm/outcome_correlation"] > 0.2, "the PRM knows the policy that it was trained on"
     log = (quick_run / "logs/ppo.log").read_text()

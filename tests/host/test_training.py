@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from launching import deepspeed, module
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.store import EpisodeStore
+from openrlhf_agentprm.host.prm_trainer import PRMTrainer
 from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, check_datasets, for_episodes, is_store
 from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task
 from openrlhf_agentprm.prm.model import Record, load_prm
@@ -81,6 +83,23 @@ def test_prm_data_is_split_by_task_and_what_is_left_out_is_counted(count_store):
     assert cut.left_out["longer than max_len"] == 96 - len(cut.episodes) > 0
     with pytest.raises(UserError, match="no episode of .* can be used"):
         load_data([str(count_store)], max_len=2)
+
+
+@pytest.mark.parametrize(("coef", "reduce"), [(1.0, "turns"), (0.5, "episodes"), (0.0, "turns")])
+def test_the_trainers_loss_trains_v_at_every_state(coef, reduce):
+    """Two episodes of two turns and of one: dL/dv_t = c (v_t − target_t) over the turns, or over each episode's and then the episodes."""
+    q, targets = torch.zeros(2, 2), torch.tensor([[0.5, 1.0], [0.25, float("nan")]])
+    mask = torch.tensor([[True, True], [True, False]])
+    v = torch.tensor([[0.1, 0.4], [0.5, 9.0]], requires_grad=True)
+    args = SimpleNamespace(loss=SimpleNamespace(beta=1.0, reduce=reduce, value_coef=coef))
+    counts = {"num_turns": torch.tensor(3.0), "num_pairs": torch.tensor(1.0), "num_episodes": torch.tensor(2.0)}
+    loss = PRMTrainer._loss(SimpleNamespace(args=args), q, v, targets, mask, counts)
+    if not coef:
+        assert not loss.requires_grad, "the paper's loss does not read V"
+        return
+    loss.backward()
+    share = torch.tensor([[1 / 3, 1 / 3], [1 / 3, 0]]) if reduce == "turns" else torch.tensor([[1 / 4, 1 / 4], [1 / 2, 0]])
+    torch.testing.assert_close(v.grad, coef * share * torch.tensor([[-0.4, -0.6], [0.25, 0.0]]))
 
 
 def test_batches_of_like_length_cover_an_epoch_once():

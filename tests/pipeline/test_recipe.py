@@ -2,18 +2,19 @@
 
 import json
 import re
-import sys
-import textwrap
 import time
+from pathlib import Path
 
 import pytest
-from launching import agentprm, changes
+import yaml
+from launching import agentprm
+from small import kinds, small_recipe
 
 from openrlhf_agentprm.cli.run import parsers
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.pipeline.folders import recipes_folder
 from openrlhf_agentprm.pipeline.recipe import arguments, load_recipe
-from openrlhf_agentprm.pipeline.run import Event, dry_run, run_recipe
+from openrlhf_agentprm.pipeline.run import dry_run
 
 RECIPES = sorted(p.stem for p in recipes_folder().glob("*.yaml"))
 
@@ -30,6 +31,11 @@ def test_our_recipes_are_valid_key_by_key_and_dry_run(name):
     assert len(lines) == len(recipe.stages) >= 5 and all("${" not in line for line in lines)
     printed = agentprm("run", name, "--dry-run").stdout
     assert all(line in printed for line in lines)
+
+
+def test_the_studys_recipe_is_valid_too():
+    recipe = load_recipe(str(Path(__file__).parent.parent / "benchmarks/study.yaml"), ["vars.first_test=1000"], parsers())
+    assert len(recipe.stages) >= 20 and all("${" not in line for line in dry_run(recipe))
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "quickstart"])
@@ -103,39 +109,6 @@ def test_flags_become_arguments():
     assert arguments(flags) == ["--a", "1", "--b", "--e", "1", "x", "--f", '{"k": [true]}', "--g", "1e-06"]
 
 
-def small_recipe(folder, **flags):
-    extra = "".join(f"\n          {k}: {v}" for k, v in flags.items())
-    text = f"""
-    name: small
-    run_dir: {folder}/run
-    vars: {{tasks: 6}}
-    stages:
-      policy0:
-        command: tiny_policy
-        flags: {{env.name: thirdparty_count, env.num_tasks: 5, tiny.output: "${{output}}"}}
-      demos:
-        command: collect
-        title: demonstrations
-        flags:
-          env.name: thirdparty_count
-          env.num_tasks: ${{vars.tasks}}
-          env.num_workers: 2
-          policy.model_name_or_path: ${{stages.policy0}}
-          collect.output: ${{output}}
-          collect.n_samples_per_task: 1
-          collect.demonstrator: expert{extra}
-    """
-    path = folder / "small.yaml"
-    path.write_text(textwrap.dedent(text))
-    return path
-
-
-def kinds(path, *sets, **options):
-    events: list[Event] = []
-    run_recipe(load_recipe(str(path), list(sets), parsers()), on_event=events.append, **options)
-    return [(e.stage.name, e.kind) for e in events if e.kind != "running"]
-
-
 def test_stages_run_once_and_again_when_they_or_what_they_read_change(tmp_path):
     path = small_recipe(tmp_path)
     assert kinds(path) == [("policy0", "done"), ("demos", "done")]
@@ -159,6 +132,18 @@ def test_stages_run_once_and_again_when_they_or_what_they_read_change(tmp_path):
     assert json.loads((run / "demos/.collect.json").read_text())["played"] == 8, "what was begun from other inputs is not continued"
 
 
+def test_a_run_folder_tells_each_stages_flags_filled_in_and_its_recipe_can_be_run(tmp_path):
+    run = tmp_path / "run"
+    kinds(small_recipe(tmp_path), "vars.tasks=8", last="policy0")
+    text = (run / "resolved.yaml").read_text()
+    demos = yaml.safe_load(text)["demos"]
+    assert "${" not in text and demos["command"] == "collect" and demos["output"] == str(run / "demos")
+    assert demos["flags"]["env.num_tasks"] == 8 and demos["flags"]["policy.model_name_or_path"] == str(run / "policy0")
+    assert demos["flags"]["collect.output"] == str(run / "demos")
+    again = load_recipe(str(run / "recipe.yaml"), [], parsers())
+    assert dry_run(again) == json.loads((run / "run.json").read_text())["launch_lines"] and again.stages[1].needs == ["policy0"]
+
+
 def test_a_stages_own_mistake_is_repeated_and_the_run_goes_on_from_there(tmp_path):
     path = small_recipe(tmp_path, **{"collect.noise": 0.5})
     text = path.read_text()
@@ -168,20 +153,3 @@ def test_a_stages_own_mistake_is_repeated_and_the_run_goes_on_from_there(tmp_pat
     assert "Traceback" not in done.stderr
     path.write_text(text)
     assert kinds(path) == [("policy0", "skipped"), ("demos", "done")]
-
-
-def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
-    import signal
-    import subprocess
-
-    path = small_recipe(tmp_path)
-    line = [sys.executable, "-m", "openrlhf_agentprm.cli.main", "run", str(path), *changes({"vars.tasks": 400})]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run/demos").is_dir() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "what was finished is kept" in error and "Traceback" not in error
-    agentprm("run", path, *changes({"vars.tasks": 400}))
-    assert json.loads((tmp_path / "run/demos/.collect.json").read_text())["episodes"] == 400
