@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -52,9 +53,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def collect(args: Any) -> dict[str, Any]:
-    """Play what the store lacks; a summary, which is written beside the store's shards as well."""
+    """Play what the store lacks; a summary, which is written beside the store's shards as well.
+
+    Retries and restarts of workers are summed over all processes that filled the store, all else is of this one.
+    """
     from tqdm import tqdm
 
+    from ..data.files import write_whole
     from ..data.store import EpisodeWriter
     from ..host.engine import context_length
     from ..rollout.collect import Stats
@@ -64,29 +69,33 @@ def collect(args: Any) -> dict[str, Any]:
     chat = config.chat(args.policy.model_name_or_path)
     stats = Stats()
     started = time.monotonic()
+    note = Path(args.collect.output, ".collect.json")
+    before = json.loads(note.read_text()) if note.is_file() else {}
     with config.pool() as pool, EpisodeWriter(args.collect.output, shard_size=args.collect.shard_size) as writer:
         tasks = config.tasks(pool)
         check_context(pool, chat, tasks, args.data.max_len)
         wanted = list(_assignments(args, config, chat, tasks))
         missing = [a for a in wanted if a.episode_id not in writer.ids]
         bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="episodes", unit="ep", mininterval=1.0, smoothing=0.05)
-        with bar:
+        try:
             for episode in _play(args, config, pool, chat, missing, stats) if missing else ():
                 writer.add(episode)
                 bar.update()
                 bar.set_postfix(dict(sorted(stats.statuses.items())), refresh=False)
-        summary = {
-            "episodes": len(wanted),
-            "played": len(missing),
-            "statuses": dict(stats.statuses),
-            "retries": stats.retries,
-            "worker_restarts": pool.counts["restarts"],
-            "turns": stats.turns,
-            "action_tokens": stats.action_tokens,
-            "seconds": round(time.monotonic() - started, 2),
-            "task_source": pool.description["task_source"],
-        }
-    Path(args.collect.output, ".collect.json").write_text(json.dumps(summary, indent=1) + "\n")
+        finally:
+            bar.close()
+            summary = {
+                "episodes": len(wanted),
+                "played": sum(stats.statuses.values()),
+                "statuses": dict(stats.statuses),
+                "retries": before.get("retries", 0) + stats.retries,
+                "worker_restarts": before.get("worker_restarts", 0) + pool.counts["restarts"],
+                "turns": stats.turns,
+                "action_tokens": stats.action_tokens,
+                "seconds": round(time.monotonic() - started, 2),
+                "task_source": pool.description["task_source"],
+            }
+            write_whole(note, json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -137,7 +146,7 @@ def _play(args: Any, config: EnvConfig, pool: Any, chat: Any, missing: list[Any]
     engine = VLLMEngine(
         args.policy.model_name_or_path,
         max_model_len=args.data.max_len,
-        seed=args.collect.seed,
+        seed=_sampler_seed(args.collect.seed, missing),
         gpu_memory_utilization=args.vllm.gpu_memory_utilization,
         tensor_parallel_size=args.vllm.tensor_parallel_size,
         enforce_eager=args.vllm.enforce_eager,
@@ -147,6 +156,11 @@ def _play(args: Any, config: EnvConfig, pool: Any, chat: Any, missing: list[Any]
         yield from play_episodes(missing, pool, engine, chat, sampling, limits, max_retries=config.max_retries, stats=stats)
     finally:
         engine.close()
+
+
+def _sampler_seed(seed: int, missing: list[Any]) -> int:
+    """Another stream of noise for each part of a collection: the same one again would play near-copies of earlier samples."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{missing[0].episode_id}".encode()).digest()[:4], "little") >> 1
 
 
 if __name__ == "__main__":

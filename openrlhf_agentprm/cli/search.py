@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.arguments import Parser, parse_nested
-from ..core.errors import UserError
+from ..core.errors import UserError, collecting
 from ..core.registry import REWARD_MODELS
 from ..rollout.config import EnvConfig, add_env_flags, check_context
 from .boundary import run_command
@@ -58,23 +58,31 @@ def parse_method(text: str) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str]) -> int:
+    from ..prm.model import check_checkpoint
+
     args = parse_nested(build_parser(), argv)
-    methods = [parse_method(m) for m in args.search.methods]
-    prms = named(args.prm.model_name_or_path)
-    if not prms and args.search.random_disable:
-        raise UserError("nothing ranks the actions: give --prm.model_name_or_path, or leave out --search.random_disable")
+    problems: list[str] = []
+    with collecting(problems):
+        methods = [parse_method(m) for m in args.search.methods]
+    with collecting(problems):
+        prms = named(args.prm.model_name_or_path)
+        for path in prms.values() if args.prm.name == "scalar" else ():
+            with collecting(problems):
+                check_checkpoint(path, args.policy.model_name_or_path)
+    if not args.prm.model_name_or_path and args.search.random_disable:
+        problems.append("nothing ranks the actions: give --prm.model_name_or_path, or leave out --search.random_disable")
+    if problems:
+        raise UserError(problems)
     search(args, methods, prms)
     return 0
 
 
 def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> None:
     """Run what the output file lacks, one entry after the other."""
+    from ..data.files import write_whole
     from ..host.engine import context_length
-    from ..prm.model import check_checkpoint
     from ..rollout.digest import policy_digest, text_digest
 
-    for path in prms.values() if args.prm.name == "scalar" else ():
-        check_checkpoint(path, args.policy.model_name_or_path)
     output = Path(args.search.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = json.loads(output.read_text()) if output.exists() else []
@@ -107,9 +115,7 @@ def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> N
     with _Session(args, config, chat) as session:
         for entry, path in wanted:
             results.append(session.run(entry, path))
-            half = output.with_suffix(".tmp")
-            half.write_text(json.dumps(results, indent=1) + "\n")
-            half.replace(output)
+            write_whole(output, json.dumps(results, indent=1) + "\n")
 
 
 class _Session:

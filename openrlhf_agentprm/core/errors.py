@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -19,6 +20,22 @@ class UserError(ValueError):
 
     def __reduce__(self) -> tuple[type[UserError], tuple[list[str]]]:
         return type(self), (self.problems,)
+
+
+@contextlib.contextmanager
+def collecting(problems: list[str]) -> Iterator[None]:
+    """Add a `UserError`'s problems to a list in place of raising it, so that all are told at once.
+
+    >>> found = []
+    >>> with collecting(found):
+    ...     raise UserError("no such folder")
+    >>> found
+    ['no such folder']
+    """
+    try:
+        yield
+    except UserError as error:
+        problems += error.problems
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

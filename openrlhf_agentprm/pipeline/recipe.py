@@ -43,7 +43,8 @@ _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 @dataclass
 class Stage:
-    """One command line. `minutes` is what it took on the machine that the recipe names, for the estimate of the time left."""
+    """One command line, and the flags that it was made of, filled in. `minutes` is what it took on the machine that the recipe names, for
+    the estimate of the time left."""
 
     name: str
     command: str
@@ -54,6 +55,7 @@ class Stage:
     title: str = ""
     minutes: float = 1.0
     processes: int = 1
+    flags: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -172,14 +174,15 @@ def _build(source: dict[str, Any], parsers: Parsers) -> tuple[list[Stage], list[
         if command not in parsers:
             problems.append(f"stage {name!r}: unknown command {command!r}{did_you_mean(command, parsers)} (known: {', '.join(parsers)})")
         else:
-            argv = arguments({key: _fill(value, {"output": str(output)}, [], []) for key, value in flags.items()})
+            flags = _fill(flags, {"output": str(output)}, [], [])
+            argv = arguments(flags)
             found = problems_of(parsers[command](), argv)
             problems += [f"stage {name!r}: {problem}" for problem in found if "'${" not in problem]  # told already
             needs = sorted({u.partition(".")[2] for u in used if u.startswith("stages.")})
             if command == "report":  # it reads the whole run
                 needs = [s.name for s in stages]
             extra = {k: entry[k] for k in ("launcher", "title", "minutes", "processes") if k in entry}
-            stages.append(Stage(name, command, argv, output, needs, **extra))
+            stages.append(Stage(name, command, argv, output, needs, flags=flags, **extra))
         values[f"stages.{name}"] = str(output)
     return stages, problems
 

@@ -11,6 +11,7 @@ rebuilt by replaying actions, and a replay that differs from what was seen is an
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -234,7 +235,9 @@ class TreeSearch:
         child.outcome = outcome_of(last, [a["reward"] for a in answers[1:]], graded=self.pool.description["graded"])
         if not child.finished:
             child.token_ids = tokens + self.chat.following(last["observation"], closed=self.chat.is_closed(candidate.action_tokens))
-            child.finished = self._budget(child) < 1
+            if self._budget(child) < 1:  # cut by the context: neither success nor failure
+                child.finished, child.outcome = True, math.nan
+                self.faults["context_overflow"] += 1
         return child
 
     def _budget(self, node: Node) -> int:

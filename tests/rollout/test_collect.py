@@ -143,3 +143,16 @@ def test_killed_and_started_again_collection_loses_nothing_and_has_nothing_twice
     before = sorted(p.name for p in (tmp_path / "store").glob("*.parquet"))
     module("collect", *command[3:])
     assert sorted(p.name for p in (tmp_path / "store").glob("*.parquet")) == before, "a finished collection plays nothing"
+
+
+def test_further_samples_are_no_copies_of_the_first(tiny, tmp_path):
+    """The engine of a collection that goes on draws other noise than the one that began it, and the same when it is repeated."""
+    flags = [
+        "--env.name", "thirdparty_count", "--env.num_tasks", 24, "--env.max_turns", 3, "--env.max_tokens_per_turn", 4, "--env.num_workers", 24,
+        "--policy.model_name_or_path", tiny, "--data.max_len", 128,
+    ]  # fmt: skip
+    for samples in (1, 2):
+        module("collect", *flags, "--collect.output", tmp_path / "store", "--collect.n_samples_per_task", samples)
+    first, second = ({e.task_id: e.token_ids for e in EpisodeStore(tmp_path / "store").episodes() if e.sample == k} for k in (0, 1))
+    same = sum(first[task] == second[task] for task in first)
+    assert len(first) == len(second) == 24 and same < 8, "two samples of a random policy are seldom alike"

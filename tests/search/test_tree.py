@@ -144,6 +144,18 @@ def test_a_broken_environment_has_no_outcome_and_costs_no_other_task(chat):
     assert all(r.outcome == 1.0 for r in found if not math.isnan(r.outcome))
 
 
+def test_a_path_that_the_context_cuts_is_neither_success_nor_failure(chat):
+    """Counting up without an end, until there is no room for another action."""
+    with EnvPool("thirdparty_count", {}, 4) as pool:
+        tasks = list(pool.tasks("test", 0, 6))
+        limits = Limits(50, 40, 4)
+        tree = TreeSearch(TableEngine(chat), pool, chat, lambda t, s: [float(len(x)) for x in t], Sampling(), limits, beams=2, actions=20)
+        found = tree.run(tasks)
+    cut = [r for r in found if math.isnan(r.outcome)]
+    assert cut and all(r.path.finished and len(r.path.token_ids) >= 40 and len(r.path.actions) < 50 for r in cut)
+    assert tree.faults["context_overflow"] >= len(cut) and set(tree.faults) == {"context_overflow"}
+
+
 def test_an_environment_that_replays_differently_is_an_error(chat):
     with EnvPool("thirdparty_moody", {}, 4) as pool, pytest.raises(UserError, match="not replayed alike.*deterministic environment"):
         search(chat, pool, knows(chat), 1, 12, list(pool.tasks("test", 0, 30)))
