@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,10 +52,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def margin(text: str) -> float:
-    """argparse type: a distance between scores."""
+    """argparse type: a distance between scores, 0 or more."""
     value = float(text)
     if not 0 <= value < float("inf"):
-        raise ArgumentTypeError("wanted 0 or more")
+        raise ValueError
     return value
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..core.arguments import Parser, parse_nested
+from ..core.errors import UserError
 from ..rollout.config import EnvConfig, add_env_flags
 from .boundary import run_command
 
@@ -32,8 +34,15 @@ def main(argv: Sequence[str]) -> int:
     args = parse_nested(build_parser(), argv)
     config = EnvConfig.from_namespace(args.env)
     with config.pool(size=1) as pool:
-        tasks = pool.tasks(config.split, config.first_task, config.num_tasks or 400)
-        tokenizer = make_tokenizer(_texts(pool, tasks, config.max_turns), pool.description["lexicon"])
+        tasks = replace(config, num_tasks=config.num_tasks or 400).tasks(pool)
+        texts, broken = _read_and_said(pool, tasks, config.max_turns)
+        if broken:
+            task, problem = next(iter(broken.items()))
+            told = f"{len(broken)} of {len(tasks)} tasks broke and were left out, the first ({task!r}) with: {problem}"
+            if not texts:
+                raise UserError(f"there is no text to make a tokenizer of: {told}")
+            print(told)
+        tokenizer = make_tokenizer(texts, pool.description["lexicon"])
     t = args.tiny
     model = make_model(tokenizer, hidden_size=t.hidden_size, layers=t.layers, heads=t.heads, context=t.context, seed=t.seed)
     save_policy(model, tokenizer, t.output)
@@ -41,11 +50,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _texts(pool: Any, tasks: list[str], max_turns: int) -> Iterator[str]:
-    """What the expert, and one that errs where actions can be listed, reads and says."""
+def _read_and_said(pool: Any, tasks: list[str], max_turns: int) -> tuple[list[str], dict[str, str]]:
+    """(what the expert, and one that errs where actions can be listed, reads and says; what went wrong in the tasks that broke)."""
     kinds = [("expert", 0.0)] + ([("careless", 0.7)] if "HasAdmissibleActions" in pool.description["abilities"] else [])
+    texts: list[str] = []
+    broken: dict[str, str] = {}
     for kind, noise in kinds:
         for task in tasks:
+            if task in broken:  # it may take its whole time limit again
+                continue
             request = {
                 "do": "demonstrate",
                 "task_id": task,
@@ -54,12 +67,15 @@ def _texts(pool: Any, tasks: list[str], max_turns: int) -> Iterator[str]:
                 "noise": noise,
                 "max_turns": max_turns,
             }
-            played = pool.call(0, request)
-            yield played["start"]["instruction"]
-            yield played["start"]["observation"]
+            try:
+                played = pool.call(0, request)
+            except RuntimeError as error:
+                broken[task] = str(error)
+                continue
+            texts += [played["start"]["instruction"], played["start"]["observation"]]
             for action, answer in played["steps"]:
-                yield action
-                yield answer["observation"]
+                texts += [action, answer["observation"]]
+    return texts, broken
 
 
 if __name__ == "__main__":

@@ -88,14 +88,24 @@ def _value_problems(option: str, action: argparse.Action, values: list[str], pos
             try:
                 converted = action.type(value)  # type: ignore[operator]
             except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
-                kind = getattr(action.type, "__name__", str(action.type))
                 detail = f": {error}" if isinstance(error, argparse.ArgumentTypeError) else ""
-                problems.append(f"{option} is {value!r}; wanted {kind}{detail}")
+                problems.append(f"{option} is {value!r}; wanted {_kind(action.type)}{detail}")
                 continue
         if action.choices is not None and converted not in action.choices:
             choices = [str(c) for c in action.choices]
             problems.append(f"{option} is {value!r}{did_you_mean(value, choices)} (allowed: {', '.join(choices)})")
     return problems
+
+
+_TYPE = "argparse type: "
+
+
+def _kind(convert: Any) -> str:
+    """A type's name, or what the docstring of a converter of ours says that it takes."""
+    told = (getattr(convert, "__doc__", None) or "").partition("\n")[0]
+    if told.startswith(_TYPE):
+        return told.removeprefix(_TYPE).partition(";")[0].rstrip(".")
+    return getattr(convert, "__name__", str(convert))
 
 
 def nest(args: argparse.Namespace) -> SimpleNamespace:

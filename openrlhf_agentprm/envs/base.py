@@ -11,6 +11,7 @@ info["outcome"], or else the sum of rewards, not success) and `task_source` (who
 from __future__ import annotations
 
 import inspect
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +22,7 @@ from ..core.errors import UserError
 from ..core.registry import ENVS
 
 SPLITS = ("train", "validation", "test")
+MAX_TEXT = 1_000_000  # characters of one observation or instruction
 
 
 @runtime_checkable
@@ -110,6 +112,29 @@ def make_env(name: str, **kwargs: Any) -> gymnasium.Env[str, str]:
     except TypeError as error:
         raise UserError(f"environment {name!r} does not take these arguments: {error} (given: {kwargs})") from error
     return factory(**kwargs)
+
+
+def text_problem(value: object) -> str:
+    """What makes a value no text for a tokenizer ("is int; wanted str"); empty if nothing does."""
+    if not isinstance(value, str):
+        return f"is {type(value).__name__}; wanted str"
+    if len(value) > MAX_TEXT:
+        return f"has {len(value)} characters; at most {MAX_TEXT} are taken"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, such as json.loads makes of a cut "\\ud83d"
+        return f"cannot be written as UTF-8 ({error})"
+    return ""
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value can be a reward or an outcome; NumPy's numbers can."""
+    if isinstance(value, str | bytes):  # which float() would read
+        return False
+    try:
+        return math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def ability(env: gymnasium.Env[str, str], protocol: type[Any]) -> Any | None:

@@ -6,13 +6,12 @@ them, each call to the environment under a time limit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from . import base
-from .subject import Env, Subject, brief, time_limit
+from .subject import Env, Subject, brief
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,9 @@ class Result:
     skipped: str = ""
 
 
+Check = Callable[[Subject], str | None]
+
+
 def check_env(make: Callable[[], Env], **options: Any) -> list[Result]:
     """Run every check; one that raises anything has failed with that text.
 
@@ -32,31 +34,37 @@ def check_env(make: Callable[[], Env], **options: Any) -> list[Result]:
         options: fields of `Subject`.
     """
     subject = Subject(make, **options)
-    results = []
-    for check in CHECKS:
-        name = check.__name__.removeprefix("check_").replace("_", " ")
-        try:
-            results.append(Result(name, skipped=check(subject) or ""))
-        except AssertionError as error:
-            results.append(Result(name, problem=str(error)))
-        except Exception as error:
-            results.append(Result(name, problem=f"{type(error).__name__}: {error}"))
-    return results
+    return [run_check(check, subject) for check in CHECKS]
+
+
+def run_check(check: Check, subject: Subject) -> Result:
+    """One check and what came of it."""
+    try:
+        return Result(name_of(check), skipped=check(subject) or "")
+    except AssertionError as error:
+        return Result(name_of(check), problem=str(error))
+    except Exception as error:
+        return Result(name_of(check), problem=f"{type(error).__name__}: {error}")
+
+
+def name_of(check: Check) -> str:
+    return check.__name__.removeprefix("check_").replace("_", " ")
 
 
 def check_reset_returns_text_and_instruction(s: Subject) -> str | None:
     observation, info = s.reset(s.env, s.tasks()[0])
-    assert isinstance(observation, str), f"the first observation is {type(observation).__name__}; wanted str"
+    assert not (problem := base.text_problem(observation)), f"the first observation {problem}"
     assert isinstance(info, dict), f"info is {type(info).__name__}; wanted dict"
     assert isinstance(info.get("instruction"), str), f"info['instruction'] is {brief(info.get('instruction'))}; wanted a str at reset"
+    assert not (problem := base.text_problem(info["instruction"])), f"info['instruction'] {problem}"
     return None
 
 
 def check_step_returns_the_agreed_types(s: Subject) -> str | None:
     s.reset(s.env, s.tasks()[0])
     observation, reward, terminated, truncated, info = s.step(s.env, s.some_action(s.env, 0))
-    assert isinstance(observation, str), f"the observation is {type(observation).__name__}; wanted str"
-    assert isinstance(reward, int | float) and math.isfinite(reward), f"the reward is {brief(reward)}; wanted a finite number"
+    assert not (problem := base.text_problem(observation)), f"the observation {problem}"
+    assert isinstance(reward, int | float) and base.is_finite_number(reward), f"the reward is {brief(reward)}; wanted a finite number"
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         assert isinstance(flag, bool), f"{name} is {brief(flag)}; wanted a bool"
     assert isinstance(info.get("valid_action"), bool), f"info['valid_action'] is {brief(info.get('valid_action'))}; wanted a bool each step"
@@ -102,7 +110,8 @@ def check_splits_are_disjoint(s: Subject) -> str | None:
         return "no tasks()"
     seen: dict[str, str] = {}
     for split in base.SPLITS:
-        listed = tasked.tasks(split)
+        with s.calling(f"tasks({split!r})"):
+            listed = tasked.tasks(split)
         assert len(listed) > 0, f"tasks({split!r}) is empty"
         for task in listed[:1000]:
             assert isinstance(task, str), f"tasks({split!r}) holds {brief(task)}; wanted str"
@@ -129,7 +138,7 @@ def check_admissible_actions_are_valid(s: Subject) -> str | None:
         return "no admissible_actions()"
     task = s.tasks()[0]
     s.reset(s.env, task)
-    listed = base.need(s.env, base.HasAdmissibleActions, "this check").admissible_actions()
+    listed = s.admissible(s.env)
     assert isinstance(listed, list) and listed, f"admissible_actions() returned {brief(listed)}; wanted a non-empty list"
     for action in listed[:20]:
         assert isinstance(action, str), f"admissible_actions() holds {brief(action)}; wanted str"
@@ -147,7 +156,7 @@ def check_the_expert_succeeds(s: Subject) -> str | None:
         s.reset(s.env, task)
         info: dict[str, Any] = {}
         for _ in range(max(s.steps, 200)):
-            _, _, terminated, truncated, info = s.step(s.env, base.need(s.env, base.HasExpert, "this check").expert_action())
+            _, _, terminated, truncated, info = s.step(s.env, s.expert_action(s.env))
             if terminated or truncated:
                 assert isinstance(info.get("success"), bool), f"info['success'] is {brief(info.get('success'))} at the end; wanted a bool"
                 break
@@ -160,19 +169,26 @@ def check_snapshots_restore_the_state(s: Subject) -> str | None:
     kept = base.ability(s.env, base.HasSnapshots)
     if kept is None:
         return "no snapshot() and restore()"
-    task = s.tasks()[0]
-    actions, trace = s.play(s.env, task)
+    for task in s.tasks():
+        for actions in (s.play(s.env, task)[0], s.wander(s.env, task)):
+            _check_restored_states(s, kept, task, actions)
+    return None
+
+
+def _check_restored_states(s: Subject, kept: base.HasSnapshots, task: str | None, actions: list[str]) -> None:
+    """From half way on, the actions and the choices on the way are the same without a snapshot, after one, and after it is restored."""
     half = len(actions) // 2
     s.play(s.env, task, actions[:half])
-    state = kept.snapshot()
-    for attempt in ("first", "second"):
-        tail = []
-        for action in actions[half:]:
-            observation, reward, terminated, truncated, _ = s.step(s.env, action)
-            tail.append((observation, float(reward), bool(terminated), bool(truncated)))
-        _same(trace[half + 1 :], tail, f"the {attempt} run from a snapshot")
-        kept.restore(state)
-    return None
+    trace, choices = s.go_on(s.env, actions[half:])
+    s.play(s.env, task, actions[:half])
+    with s.calling("snapshot()"):
+        state = kept.snapshot()
+    for attempt in ("first", "second", "third"):
+        again, choices_again = s.go_on(s.env, actions[half:])
+        _same(trace, again, f"task {task!r} without a snapshot and the {attempt} run from a snapshot")
+        _same(choices, choices_again, f"admissible_actions() of task {task!r} without a snapshot and in the {attempt} run from a snapshot")
+        with s.calling("restore()"):
+            kept.restore(state)
 
 
 def check_the_end_is_told_apart(s: Subject) -> str | None:
@@ -183,6 +199,8 @@ def check_the_end_is_told_apart(s: Subject) -> str | None:
         assert not (info.get("success") and not terminated), "info['success'] is True while terminated is False"
         if terminated or truncated:
             assert isinstance(info.get("success"), bool), f"info['success'] is {brief(info.get('success'))} at the end; wanted a bool"
+            outcome = info.get("outcome")
+            assert outcome is None or base.is_finite_number(outcome), f"info['outcome'] is {brief(outcome)}; wanted a finite number or none"
             return None
     return "the episode did not end in the steps tried"
 
@@ -190,13 +208,13 @@ def check_the_end_is_told_apart(s: Subject) -> str | None:
 def check_close_can_be_called_twice(s: Subject) -> str | None:
     env = s.new()
     s.reset(env, s.tasks()[0])
-    with time_limit(s.time_limit, "close()"):
+    with s.calling("close()"):
         env.close()
         env.close()
     return None
 
 
-CHECKS: list[Callable[[Subject], str | None]] = [
+CHECKS: list[Check] = [
     check_reset_returns_text_and_instruction,
     check_step_returns_the_agreed_types,
     check_same_seed_and_actions_give_the_same_episode,

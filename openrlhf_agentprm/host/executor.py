@@ -144,8 +144,8 @@ class AsyncPool:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
         with self._lock:
-            self._futures[worker] = (loop, future)
             self._pool.send(worker, request)
+            self._futures[worker] = (loop, future)
         self._asked.set()
         return await future
 

@@ -26,6 +26,30 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def positive_int(text: str) -> int:
+    """argparse type: a whole number of 1 or more."""
+    return _at_least(1, int(text))
+
+
+def non_negative_int(text: str) -> int:
+    """argparse type: a whole number of 0 or more."""
+    return _at_least(0, int(text))
+
+
+def _at_least(least: int, value: int) -> int:
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{least} or more is allowed")
+    return value
+
+
+def seconds(text: str) -> float:
+    """argparse type: a time limit; the operating system takes no wait of more than some weeks."""
+    value = float(text)
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError("more than 0 is allowed, and at most 1000000")
+    return value
+
+
 @dataclass(frozen=True)
 class EnvConfig:
     """Which environment is played, how long, and how its text becomes tokens."""
@@ -118,10 +142,10 @@ def add_env_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> 
     add("--env.name", type=str, default=None, required=required, help="registered environment (agentprm list envs)")
     add("--env.args", type=json_object, default={}, help="its arguments, as a JSON object")
     add("--env.split", type=str, default=default.split, choices=["train", "validation", "test"], help="which tasks")
-    add("--env.first_task", type=int, default=0, help="number of the split's first task to take")
-    add("--env.num_tasks", type=int, default=None, help="how many tasks to take (all)")
-    add("--env.max_turns", type=int, default=default.max_turns, help="step limit of an episode; reaching it is `truncated`")
-    add("--env.max_tokens_per_turn", type=int, default=None, help="cap of tokens for one action (what the context leaves)")
+    add("--env.first_task", type=non_negative_int, default=0, help="number of the split's first task to take")
+    add("--env.num_tasks", type=positive_int, default=None, help="how many tasks to take (all)")
+    add("--env.max_turns", type=positive_int, default=default.max_turns, help="step limit of an episode; reaching it is `truncated`")
+    add("--env.max_tokens_per_turn", type=positive_int, default=None, help="cap of tokens for one action (what the context leaves)")
     add(
         "--env.stop_token_ids",
         type=int,
@@ -129,10 +153,10 @@ def add_env_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> 
         default=[],
         help="tokens that end an action, besides the template's end of turn",
     )
-    add("--env.num_workers", type=int, default=default.num_workers, help="environment processes: episodes played at once")
-    add("--env.reset_timeout", type=float, default=default.reset_timeout, help="seconds that a reset may take")
-    add("--env.step_timeout", type=float, default=default.step_timeout, help="seconds that a step may take")
-    add("--env.max_retries", type=int, default=default.max_retries, help="times that a broken episode is played again")
+    add("--env.num_workers", type=positive_int, default=default.num_workers, help="environment processes: episodes played at once")
+    add("--env.reset_timeout", type=seconds, default=default.reset_timeout, help="seconds that a reset may take")
+    add("--env.step_timeout", type=seconds, default=default.step_timeout, help="seconds that a step may take")
+    add("--env.max_retries", type=non_negative_int, default=default.max_retries, help="times that a broken episode is played again")
     add("--env.action_format", type=str, default=default.action_format, choices=list(ACTION_FORMATS), help="how an action is read")
     add("--env.system_prompt_file", type=str, default=None, help="text file with the system message")
     add("--env.chat_template", type=str, default=None, help="file with a chat template in place of the tokenizer's")

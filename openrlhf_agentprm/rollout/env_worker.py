@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import random
 import socket
@@ -21,8 +20,6 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..envs import base
-
-MAX_TEXT = 1_000_000  # characters of one observation
 
 
 class EnvServer:
@@ -51,7 +48,8 @@ class EnvServer:
         except Exception as error:
             self._env = None  # what raised once may be in any state
             user = isinstance(error, UserError)
-            return {"error": f"{type(error).__name__}: {error}", "user_error": user, "traceback": traceback.format_exc(limit=8)}
+            text = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()  # it is stored with the episode
+            return {"error": text, "user_error": user, "traceback": traceback.format_exc(limit=8)}
 
     def _do_describe(self) -> dict[str, Any]:
         inner = self.env.unwrapped
@@ -73,23 +71,23 @@ class EnvServer:
 
     def _do_reset(self, task_id: str, seed: int) -> dict[str, Any]:
         observation, info = self.env.reset(seed=seed, options={"task_id": task_id})
-        if not isinstance(info.get("instruction"), str):
-            raise TypeError(f'the environment gave info["instruction"] = {info.get("instruction")!r} at reset; wanted str')
-        return {"observation": _text(observation), "instruction": info["instruction"]}
+        return {
+            "observation": _text(observation, "an observation"),
+            "instruction": _text(info.get("instruction"), 'an info["instruction"]'),
+        }
 
     def _do_step(self, action: str) -> dict[str, Any]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if not math.isfinite(float(reward)):
-            raise ValueError(f"the environment gave the reward {reward!r}")
+        outcome = info.get("outcome")
         ended = bool(terminated or truncated)
         return {
-            "observation": _text(observation),
-            "reward": float(reward),
+            "observation": _text(observation, "an observation"),
+            "reward": _number(reward, "the reward"),
             "terminated": bool(terminated),
             "truncated": bool(truncated),
             "valid_action": _flag(info, "valid_action", "at every step"),
             "success": _flag(info, "success", "at the end of an episode") if ended or "success" in info else False,
-            "outcome": None if info.get("outcome") is None else float(info["outcome"]),
+            "outcome": None if outcome is None else _number(outcome, 'info["outcome"] ='),
         }
 
     def _do_replay(self, task_id: str, seed: int, actions: list[str]) -> list[dict[str, Any]]:
@@ -105,7 +103,7 @@ class EnvServer:
         act = self._demonstrator(demonstrator, noise, seed=hash_seed(task_id, seed))
         steps: list[tuple[str, dict[str, Any]]] = []
         while len(steps) < max_turns:
-            action = act()
+            action = _text(act(), "an action of a demonstrator")
             steps.append((action, self._do_step(action)))
             if steps[-1][1]["terminated"] or steps[-1][1]["truncated"]:
                 break
@@ -136,11 +134,16 @@ def _flag(info: dict[str, Any], name: str, when: str) -> bool:
     return bool(value)
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"the environment gave an observation of type {type(value).__name__}; wanted str")
-    if len(value) > MAX_TEXT:
-        raise ValueError(f"the environment gave an observation of {len(value)} characters; at most {MAX_TEXT} are taken")
+def _number(value: Any, what: str) -> float:
+    if not base.is_finite_number(value):
+        raise ValueError(f"the environment gave {what} {value!r}; wanted a finite number")
+    return float(value)
+
+
+def _text(value: Any, what: str) -> str:
+    """The value, which the tokenizer can take; odd text is a fault of the environment and ends its episode, not the run."""
+    if problem := base.text_problem(value):
+        raise ValueError(f"the environment gave {what} that {problem}")
     return value
 
 

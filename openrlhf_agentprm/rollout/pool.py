@@ -14,11 +14,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.errors import UserError
+
+_OWN_LIMIT = 120.0  # seconds for our own part: starting Python, forking
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class _Worker:
 
 
 class EnvPool:
-    """Workers 0 … size − 1 of one environment.
+    """Workers 0 … size − 1 of one environment. One thread may `send` while another is in `poll`.
 
     Args:
         name: registered environment.
@@ -60,7 +63,7 @@ class EnvPool:
         timeouts: limits for a reset (and whatever plays whole episodes) and for a step.
 
     Raises:
-        UserError: the environment cannot be built; told at once, not by a thousand failing episodes.
+        UserError: the environment cannot be built, or not within the limit of a reset; told at once, not by a thousand failing episodes.
     """
 
     def __init__(self, name: str, kwargs: dict[str, Any], size: int, timeouts: Timeouts | None = None) -> None:
@@ -70,6 +73,7 @@ class EnvPool:
         self.kwargs = kwargs
         self.timeouts = timeouts or Timeouts()
         self.counts = {"restarts": 0, "error": 0, "timeout": 0, "died": 0}
+        self._lock = threading.RLock()  # whoever sends and whoever polls may both have to replace a worker
         self._selector = selectors.DefaultSelector()
         self._zygote: subprocess.Popen[bytes] | None = None
         self._workers: list[_Worker] = []
@@ -86,15 +90,16 @@ class EnvPool:
 
     def send(self, worker: int, request: dict[str, Any]) -> None:
         """Hand a request to an idle worker."""
-        if self._workers[worker].lost and request["do"] != "step":  # nothing hangs on the dead process
-            self._replace(worker)
-        w = self._workers[worker]
-        assert w.deadline is None, f"worker {worker} is still at {w.what}"
-        limit = self.timeouts.step if request["do"] == "step" else self.timeouts.reset
-        w.deadline = time.monotonic() + (0.0 if w.lost else limit)
-        w.what = f"{request['do']} within {limit:g} s"
-        with contextlib.suppress(OSError):  # a dead worker shows at the next poll
-            w.connection.sendall(json.dumps(request).encode() + b"\n")
+        with self._lock:
+            if self._workers[worker].lost and request["do"] != "step":  # nothing hangs on the dead process
+                self._replace(worker)
+            w = self._workers[worker]
+            assert w.deadline is None, f"worker {worker} is still at {w.what}"
+            limit = self.timeouts.step if request["do"] == "step" else self.timeouts.reset
+            w.deadline = time.monotonic() + (0.0 if w.lost else limit)
+            w.what = f"{request['do']} within {limit:g} s"
+            with contextlib.suppress(OSError):  # a dead worker shows at the next poll
+                w.connection.sendall(json.dumps(request).encode() + b"\n")
 
     def poll(self, timeout: float | None = 0.0) -> list[Reply]:
         """Replies that are ready; waits at most `timeout` seconds for the first (None: until there is one)."""
@@ -107,8 +112,10 @@ class EnvPool:
             wait = min(deadlines) - now
             if timeout is not None:
                 wait = min(wait, started + timeout - now)
-            replies = [self._read(key.data) for key, _ in self._selector.select(max(0.0, wait))]
-            found = [reply for reply in replies if reply is not None] + self._expired()
+            ready = self._selector.select(max(0.0, wait))
+            with self._lock:
+                replies = [self._read(key.data) for key, _ in ready]
+                found = [reply for reply in replies if reply is not None] + self._expired()
             if found or (timeout is not None and time.monotonic() - started >= timeout):
                 return found
 
@@ -161,21 +168,50 @@ class EnvPool:
             str(theirs.fileno()),
             self.name,
             json.dumps(self.kwargs),
+            str(self.timeouts.reset + 5),  # ours comes first, and says more
         ]
         self._zygote = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
         theirs.close()
         self._answers = self._control.makefile("rb")
+        self._await_build()
+
+    def _await_build(self) -> None:
+        """Until the zygote has the environment's package, so that what hangs there is told instead of waited for."""
+        limit = self.timeouts.reset
+        self._zygotes_answer(_OWN_LIMIT)
+        try:
+            self._zygotes_answer(limit)
+        except TimeoutError:
+            raise UserError(
+                f"environment {self.name!r} was not built within {limit:g} s (--env.reset_timeout): importing it or its constructor hangs; "
+                "if they only need longer, raise the limit"
+            ) from None
+        except RuntimeError:
+            raise UserError(f"environment {self.name!r} ended its process while it was being built; its messages are above") from None
+
+    def _zygotes_answer(self, limit: float) -> bytes:
+        """The next line of the process that workers are forked from.
+
+        Raises:
+            TimeoutError: none came within `limit` seconds.
+            RuntimeError: the process has died.
+        """
+        self._control.settimeout(limit)
+        try:
+            line = self._answers.readline()
+        except TimeoutError:
+            raise TimeoutError(f"the process that environment workers are forked from did not answer within {limit:g} s") from None
+        except OSError:
+            line = b""
+        if not line:
+            raise RuntimeError("the process that environment workers are forked from has died; its messages are above")
+        return line
 
     def _spawn(self, index: int) -> _Worker:
         ours, theirs = socket.socketpair()
-        try:
+        with theirs, contextlib.suppress(OSError):  # a dead zygote shows by giving no answer
             socket.send_fds(self._control, [b"w"], [theirs.fileno()])
-            line = self._answers.readline()
-        except OSError:
-            line = b""
-        theirs.close()
-        if not line:
-            raise RuntimeError("the process that environment workers are forked from has died; its messages are above")
+        line = self._zygotes_answer(_OWN_LIMIT)
         self._selector.register(ours, selectors.EVENT_READ, index)
         return _Worker(int(line), ours)
 

@@ -1,8 +1,9 @@
 """The process that environment workers are forked from: it has the environment's package imported and nothing else.
 
-    python -m openrlhf_agentprm.rollout.zygote FD NAME KWARGS_JSON
+    python -m openrlhf_agentprm.rollout.zygote FD NAME KWARGS_JSON SECONDS
 
-Over the socket FD it is sent one end of a fresh socket pair for each worker wanted, forks, and answers with the worker's process id.
+Over the socket FD it says "started" and, once it has built the environment (in at most SECONDS), "built". From then on it is sent one end
+of a fresh socket pair for each worker wanted, forks, and answers with the worker's process id.
 When the socket closes, or the zygote dies in any way, the workers die as well.
 """
 
@@ -25,7 +26,10 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     name, kwargs = sys.argv[2], json.loads(sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides what Ctrl-C means
-    _preload(name, kwargs)
+    with contextlib.suppress(BrokenPipeError):  # the owner is gone, which shows below
+        control.sendall(b"started\n")
+        _preload(name, kwargs, float(sys.argv[4]))
+        control.sendall(b"built\n")
     signal.signal(signal.SIGCHLD, _reap)
     while True:
         message, fds, _, _ = socket.recv_fds(control, 1, 1)
@@ -40,10 +44,12 @@ def main() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _preload(name: str, kwargs: dict[str, object]) -> None:
+def _preload(name: str, kwargs: dict[str, object], limit: float) -> None:
     """Import the environment's package before the first fork; if it fails, each worker says so in its answer."""
+    signal.setitimer(signal.ITIMER_REAL, limit)  # SIGALRM ends a build that hangs, even if the owner is no longer there to do it
     with contextlib.suppress(Exception), open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
         EnvServer(name, dict(kwargs)).env.close()
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _become_worker(control: socket.socket, name: str, kwargs: dict[str, object], connection: socket.socket) -> None:

@@ -155,7 +155,7 @@ def test_a_prm_of_another_vocabulary(tiny, bpe_policy, count_store, tmp_path):
     refused(module("search", *line, "--search.random_disable", check=False), "nothing ranks the actions")
     named = [f"oracle={tmp_path / 'prm'}"]
     refused(module("search", *line, "--prm.model_name_or_path", *named, check=False), "a PRM is named 'oracle', as the baseline is")
-    refused(module("search", *line, "--search.tie_margin", -1, check=False), "--search.tie_margin is '-1'", "wanted 0 or more")
+    refused(module("search", *line, "--search.tie_margin", -1, check=False), "is '-1'; wanted a distance between scores, 0 or more")
     refused(module("search", *line, "--data.max_len", 4096, check=False), "lower --data.max_len", "max_position_embeddings=1024")
 
 

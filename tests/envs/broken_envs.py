@@ -1,7 +1,9 @@
 """Deliberately broken environments, each with the check that must fail and what it must say."""
 
 import itertools
+import os
 import random
+import signal
 import time
 
 import gymnasium
@@ -49,6 +51,23 @@ class NanReward(Counter):
     def step(self, action):
         observation, _, *rest = super().step(action)
         return (observation, float("nan"), *rest)
+
+
+class NanOutcome(Counter):
+    def step(self, action):
+        *rest, info = super().step(action)
+        return (*rest, info | {"outcome": float("nan")})
+
+
+class OddText(Counter):
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return (observation + "\ud800", *rest)
+
+
+class OddInstruction(Counter):
+    def reset(self, **kw):
+        return super().reset(**kw)[0], {"instruction": "x" * 1_000_001}
 
 
 class Random(Counter):
@@ -116,6 +135,29 @@ class BadSnapshot(Counter):
         self.n = state + 1
 
 
+class SnapshotWithoutMemory(Counter):
+    """Only one who dawdles sees that the snapshot lacks a part of the state; the expert never does."""
+
+    def reset(self, **kw):
+        self.waits = 0
+        return super().reset(**kw)
+
+    def admissible_actions(self):
+        return ["up", f"wait {self.waits}"]
+
+    def step(self, action):
+        if action != f"wait {self.waits}":
+            return super().step(action)
+        self.waits += 1
+        return f"at {self.n}", 0.0, False, False, {"valid_action": True, "success": False}
+
+    def snapshot(self):
+        return self.n
+
+    def restore(self, state):
+        self.n = state
+
+
 class SuccessBeforeTheEnd(Counter):
     def step(self, action):
         *rest, info = super().step(action)
@@ -137,11 +179,47 @@ class Hangs(Counter):
             time.sleep(0.01)
 
 
+class Exits(Counter):
+    def step(self, action):
+        os._exit(3)
+
+
+class KilledInReset(Counter):
+    def reset(self, **kw):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class HangsInC(Counter):
+    """As where a library's own code never gives Python the chance to handle a signal."""
+
+    def step(self, action):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(3600)
+
+
+class ExitsInInit(Counter):
+    def __init__(self):
+        os._exit(3)
+
+
+class HangsInInit(Counter):
+    def __init__(self):
+        time.sleep(3600)
+
+
+class RaisesInInit(Counter):
+    def __init__(self):
+        raise KeyError("a missing file")
+
+
 BROKEN = [
     (NoInstruction, "reset returns text and instruction", "info['instruction'] is None; wanted a str at reset"),
     (FourTuple, "step returns the agreed types", "wanted (observation, reward, terminated, truncated, info)"),
     (NumberObservation, "step returns the agreed types", "the observation is int; wanted str"),
     (NanReward, "step returns the agreed types", "the reward is nan; wanted a finite number"),
+    (NanOutcome, "the end is told apart", "info['outcome'] is nan; wanted a finite number or none"),
+    (OddText, "step returns the agreed types", "the observation cannot be written as UTF-8"),
+    (OddInstruction, "reset returns text and instruction", "info['instruction'] has 1000001 characters"),
     (Random, "same seed and actions give the same episode", "in two instances differ at step 1"),
     (Remembers, "reset forgets the last episode", "before and after another episode differ at step 0"),
     (Shared, "two instances share no state", "beside another instance differ at step"),
@@ -151,7 +229,20 @@ BROKEN = [
     (LyingChoices, "admissible actions are valid", "'down' is listed as admissible"),
     (BadExpert, "the expert succeeds", "succeeded in 0 of 3 tasks"),
     (BadSnapshot, "snapshots restore the state", "run from a snapshot differ"),
+    (SnapshotWithoutMemory, "snapshots restore the state", "in the second run from a snapshot differ"),
     (SuccessBeforeTheEnd, "the end is told apart", "info['success'] is True while terminated is False"),
     (CloseOnce, "close can be called twice", "RuntimeError: already closed"),
     (Hangs, "step returns the agreed types", "did not return within 0.3 s"),
+]
+
+# Only for the checker in a process of its own.
+FATAL = [
+    (Exits, "step returns the agreed types", "the environment's process ended during step('up') (exit status 3)"),
+    (KilledInReset, "reset returns text and instruction", "ended during reset() of task 'train-0' (SIGKILL)"),
+    (HangsInC, "step returns the agreed types", "step('up') had not returned after"),
+]
+UNBUILDABLE = [
+    (ExitsInInit, "ended during building the environment (exit status 3)"),
+    (HangsInInit, "building the environment did not return within 1 s"),
+    (RaisesInInit, "the environment cannot be built: KeyError: 'a missing file'"),
 ]

@@ -57,6 +57,25 @@ def test_memory_names_what_is_out_of_sight():
         assert "grey key 1" in env.step("turn right")[0] or env.step("go to grey key 1")[4]["valid_action"] is memory
 
 
+@pytest.mark.parametrize("task", ["PutNextLocalS6N4/3", "UnlockLocal/3", "GoToLocalS8N7/5"])
+def test_a_restored_memory_knows_the_objects_by_their_old_numbers(task):
+    env = make_env("babyai", levels=task.partition("/")[0], declare=True, memory=True)
+    env.reset(options={"task_id": task})
+    seen, known = [env.step("turn left")[0]], [env.admissible_actions()]
+    state = env.snapshot()
+    for action in ("turn left", "turn left", "turn left", "turn left"):
+        seen.append(env.step(action)[0])
+        known.append(env.admissible_actions())
+    assert any(" 1" in text for text in seen), "something has to be in sight"
+    for _ in range(2):
+        env.restore(state)
+        for k in range(1, 5):
+            assert env.step("turn left")[0] == seen[k]
+            assert env.admissible_actions() == known[k]
+            names = [s.name for s in env.unwrapped.view.known]
+            assert len(names) == len(set(names)) == len({id(s.thing) for s in env.unwrapped.view.known})
+
+
 def test_declaring_too_early_fails_and_success_alone_ends_nothing():
     env = make_env("babyai", levels="GoToLocalS6N3", declare=True, memory=True)
     env.reset(options={"task_id": "GoToLocalS6N3/0"})

@@ -90,7 +90,7 @@ def test_a_recipe_with_several_mistakes_tells_them_all(tmp_path):
         "launcher is 'slurm'",
         "stage 'one': unknown command 'colect'; did you mean 'collect'?",
         "stage 'two': unknown flag --env.nme; did you mean '--env.name'?",
-        "stage 'two': --env.max_turns is 'many'; wanted int",
+        "stage 'two': --env.max_turns is 'many'; wanted a whole number of 1 or more",
         "stage 'two': ${stages.three} is not defined here",
         "stage 'two': --env.name is required",
         "stage 'three': ${vars.nothing} is not defined here",

@@ -3,8 +3,10 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -52,6 +54,21 @@ def test_what_breaks_is_told_and_the_worker_is_usable_again(pool, task, kind, me
     assert pool.counts[kind] == 1 and pool.counts["restarts"] == (kind != "error")
 
 
+@pytest.mark.parametrize(
+    "task, kind, message",
+    [
+        ("train-0", "error", "broken on purpose"),
+        ("train-10", "timeout", "did not answer reset within 3 s"),
+        ("train-20", "died", "process ended during reset"),
+    ],
+)
+def test_what_breaks_in_a_reset_is_told_and_the_worker_is_usable_again(task, kind, message):
+    with EnvPool("thirdparty_faulty", {"where": "reset"}, 1, Timeouts(reset=3, step=20)) as pool:
+        reply = ask(pool, 0, reset(task))
+        assert reply.kind == kind and message in reply.message and not reply.user_error
+        assert ask(pool, 0, reset("train-1")).kind == "ok" and ask(pool, 0, {"do": "step", "action": "up"}).kind == "ok"
+
+
 def test_replay_demonstrations_and_tasks():
     with EnvPool("thirdparty_count", {}, 1) as pool:
         answers = pool.call(0, {"do": "replay", "task_id": "train-3", "seed": 0, "actions": ["up", "up", "nonsense"]})
@@ -69,6 +86,51 @@ def test_an_environment_that_cannot_be_built_is_told_at_once():
         EnvPool("babyay", {}, 2)
     with pytest.raises(UserError, match="does not take these arguments"):
         EnvPool("thirdparty_count", {"speed": 2}, 1)
+    with pytest.raises(RuntimeError, match="'thirdparty_unbuildable': error: RuntimeError: broken on purpose"):
+        EnvPool("thirdparty_unbuildable", {"how": "raise"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("hang", r"'thirdparty_unbuildable' was not built within 2 s \(--env.reset_timeout\)"),
+        ("exit", "'thirdparty_unbuildable' ended its process while it was being built"),
+    ],
+)
+def test_an_environment_that_hangs_or_exits_while_it_is_built_is_told_in_time(how, message):
+    started = time.monotonic()
+    with pytest.raises(UserError, match=message):
+        EnvPool("thirdparty_unbuildable", {"how": how}, 2, Timeouts(reset=2, step=60))
+    assert time.monotonic() - started < 30
+
+
+def test_two_threads_that_replace_workers_do_not_take_each_others_answers(monkeypatch):
+    """`send` to a lost worker in one thread while `poll` replaces another: never two requests out on the one control socket."""
+    asking, most, first_is_in = 0, 0, threading.Event()
+    send_fds = socket.send_fds
+
+    def slow(*args):
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        first_is_in.set()
+        time.sleep(0.5)
+        result = send_fds(*args)
+        asking -= 1
+        return result
+
+    with EnvPool("thirdparty_faulty", {}, 2, Timeouts(20, 20)) as pool:
+        os.kill(pool._workers[0].pid, signal.SIGKILL)
+        while not pool._workers[0].lost:
+            assert ask(pool, 1, reset("train-20")).kind == "ok"
+        monkeypatch.setattr(socket, "send_fds", slow)
+        sender = threading.Thread(target=lambda: first_is_in.wait(20) and pool.send(0, reset("train-1")))
+        sender.start()
+        died = ask(pool, 1, {"do": "step", "action": "up"})
+        sender.join()
+        assert (died.worker, died.kind) == (1, "died") and most == 1
+        replies = {reply.worker: reply.kind for reply in pool.poll(None)}
+        assert replies == {0: "ok"} and ask(pool, 1, reset("train-1")).kind == "ok"
 
 
 def test_a_worker_that_dies_while_nothing_is_asked_of_it():
@@ -86,7 +148,7 @@ def test_a_worker_that_dies_while_nothing_is_asked_of_it():
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("instruction", r'info\["instruction"\] = None at reset'),
+        ("instruction", r'info\["instruction"\] that is NoneType; wanted str'),
         ("valid_action", r'info\["valid_action"\] = 1; wanted a bool'),
         ("success", r'info\["success"\] = None'),
     ],
@@ -98,6 +160,28 @@ def test_a_broken_protocol_is_no_failure_of_the_policy(task, message):
             replies.append(ask(pool, 0, {"do": "step", "action": "stop"}))
     assert replies[-1].kind == "error" and not replies[-1].user_error
     assert re.search(message, replies[-1].message)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("outcome", r'info\["outcome"\] = nan; wanted a finite number'),
+        ("reward", "the reward inf; wanted a finite number"),
+        ("observation", r"an observation that cannot be written as UTF-8 \(.*'\\ud800'"),
+        ("step", r"an observation that cannot be written as UTF-8 \(.*'\\udfff'"),
+        ("instruction", r'info\["instruction"\] that cannot be written as UTF-8'),
+        ("long-instruction", r'info\["instruction"\] that has 1000001 characters; at most 1000000 are taken'),
+        ("action", "an action of a demonstrator that cannot be written as UTF-8"),
+        ("error", r"RuntimeError: \\ud800"),
+    ],
+)
+def test_odd_text_and_numbers_are_a_fault_of_the_environment(task, message):
+    request = {"do": "demonstrate", "task_id": f"train-{task}", "seed": 0, "demonstrator": "expert", "noise": 0.0, "max_turns": 5}
+    with EnvPool("thirdparty_odd", {}, 1, Timeouts(20, 5.0)) as pool:
+        reply = ask(pool, 0, request)
+        assert ask(pool, 0, reset("train-1")).kind == "ok"
+    assert reply.kind == "error" and not reply.user_error and re.search(message, reply.message)
+    reply.message.encode()
 
 
 def alive(pid):
@@ -119,6 +203,23 @@ def test_closing_leaves_no_process():
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in pids)
+
+
+def test_an_owner_killed_while_the_environment_is_built_leaves_no_process():
+    code = (
+        "import time\nfrom openrlhf_agentprm.rollout.pool import EnvPool, Timeouts\n"
+        "EnvPool._await_build = lambda pool: (pool._answers.readline(), print(pool._zygote.pid, flush=True), time.sleep(60))\n"
+        "EnvPool('thirdparty_unbuildable', {'how': 'hang'}, 1, Timeouts(0.1, 1.0))\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    zygote = int(owner.stdout.readline())
+    assert alive(zygote)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    deadline = time.monotonic() + 20
+    while alive(zygote) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(zygote)
 
 
 def test_killing_the_owner_leaves_no_process():

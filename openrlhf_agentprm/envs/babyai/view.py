@@ -45,21 +45,24 @@ class Memory:
     """What was seen in this episode: objects keep their number, and can be named and walked to when they are out of sight."""
 
     def __init__(self) -> None:
-        self._numbered: dict[int, tuple[Any, int]] = {}
+        # Pairs, not a dict keyed by id(): a copied memory (snapshots) holds copied objects, which have other ids.
+        self._numbered: list[tuple[Any, int]] = []
         self._counts: dict[tuple[str, str], int] = {}
         self.cells: set[Cell] = set()
 
     def number(self, thing: Any) -> int:
-        if id(thing) not in self._numbered:
-            key = (thing.color, thing.type)
-            self._counts[key] = self._counts.get(key, 0) + 1
-            self._numbered[id(thing)] = (thing, self._counts[key])
-        return self._numbered[id(thing)][1]
+        known = next((n for other, n in self._numbered if other is thing), None)
+        if known is not None:
+            return known
+        key = (thing.color, thing.type)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        self._numbered.append((thing, self._counts[key]))
+        return self._counts[key]
 
     def others(self, visible: list[Sighting], carried: Any) -> list[Sighting]:
         """Remembered objects that are neither in sight nor carried, in the order in which they were first seen."""
         shown = {id(s.thing) for s in visible} | {id(carried)}
-        rest = [(thing, n) for key, (thing, n) in self._numbered.items() if key not in shown]
+        rest = [(thing, n) for thing, n in self._numbered if id(thing) not in shown]
         return [Sighting(thing, (int(thing.cur_pos[0]), int(thing.cur_pos[1])), n, 0, 0) for thing, n in rest]
 
 

@@ -33,24 +33,44 @@ class Count(gymnasium.Env):
         return f"at {self.n}", 0.0, False, False, {"valid_action": action == "up", "success": False}
 
 
+def break_by(kind):
+    if kind == "raise":
+        raise RuntimeError("broken on purpose")
+    if kind == "hang":
+        time.sleep(3600)
+    if kind == "exit":
+        print("noise on the standard output")
+        sys.stdout.flush()
+        os._exit(3)
+
+
 class Faulty(Count):
-    """Every tenth task raises, hangs or exits in its first step, every time it is played."""
+    """Every tenth task raises, hangs or exits in its first step, or in its reset, every time it is played."""
+
+    def __init__(self, where="step"):
+        self.where = where
 
     def fault(self):
         number = int(self.task.rpartition("-")[2])
         return ("raise", "hang", "exit")[number // 10 % 3] if number % 10 == 0 else ""
 
+    def reset(self, *, seed=None, options=None):
+        answer = super().reset(seed=seed, options=options)
+        if self.where == "reset":
+            break_by(self.fault())
+        return answer
+
     def step(self, action):
-        kind = self.fault()
-        if kind == "raise":
-            raise RuntimeError("broken on purpose")
-        if kind == "hang":
-            time.sleep(3600)
-        if kind == "exit":
-            print("noise on the standard output")
-            sys.stdout.flush()
-            os._exit(3)
+        if self.where == "step":
+            break_by(self.fault())
         return super().step(action)
+
+
+class Unbuildable(Count):
+    """Raises, hangs or exits while it is built."""
+
+    def __init__(self, how):
+        break_by(how)
 
 
 class Moody(Count):
@@ -59,6 +79,35 @@ class Moody(Count):
     def reset(self, *, seed=None, options=None):
         observation, info = super().reset(seed=seed, options=options)
         return f"{observation} {time.monotonic_ns()}", info
+
+
+class Odd(Count):
+    """Gives what its task names: text that no tokenizer takes, or numbers that are none."""
+
+    reward_is_graded = True
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        if "observation" in self.task:
+            observation = "\ud800"
+        if "instruction" in self.task:
+            info["instruction"] = "x" * 1_000_001 if "long" in self.task else "\ud800"
+        return observation, info
+
+    def expert_action(self):
+        return "\ud800" if "action" in self.task else super().expert_action()
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        if "outcome" in self.task:
+            info["outcome"] = float("nan")
+        if "reward" in self.task:
+            reward = float("inf")
+        if "step" in self.task:
+            observation = "\udfff"
+        if "error" in self.task:
+            raise RuntimeError("\ud800")
+        return observation, reward, terminated, truncated, info
 
 
 class Vague(Count):
