@@ -40,13 +40,13 @@ def changes(seed: int, folder: str) -> list[str]:
 
 
 def run(seeds: list[int], minutes: float, folder: str) -> None:
-    """Stage by stage, stopping between stages once the time is up: all seeds up to PPO with AgentPRM, then each further arm."""
+    """Stage by stage, stopping between stages once the time is up: all seeds up to search, then each arm of PPO."""
     from openrlhf_agentprm.cli.run import Display, parsers
     from openrlhf_agentprm.pipeline.recipe import load_recipe
     from openrlhf_agentprm.pipeline.run import run_recipe
 
     end = time.monotonic() + 60 * minutes
-    for arm in ("test_ppo_agentprm", "test_ppo_outcome", "report"):
+    for arm in ("control_search", "test_ppo_agentprm", "test_ppo_outcome", "report"):
         for seed in seeds:
             recipe = load_recipe(str(HERE / "study.yaml"), changes(seed, folder), parsers())
             names = [stage.name for stage in recipe.stages]
@@ -73,14 +73,14 @@ def gathered(run_dir: Path) -> dict[str, list[dict[str, float]]]:
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     rows["single sample"].append(outcomes(run_dir / "test_samples"))
     rows["greedy decoding"].append(outcomes(run_dir / "test_greedy"))
-    for file in ("evaluation.json", "control_evaluation.json", "untrained_evaluation.json"):
+    for file, way in (("evaluation.json", ""), ("control_evaluation.json", ""), ("plain_evaluation.json", "plain ")):
         if not (run_dir / file).exists():
             continue
         evaluation = json.loads((run_dir / file).read_text())
-        first = {f"best of 8: {name}": curve for name, curve in evaluation["by_task"].items() if name != "random"}
-        last = {f"lowest of 8: {name}": curve for name, curve in evaluation["lowest_by_task"].items()}
+        first = {f"{way}best of 8: {name}": curve for name, curve in evaluation["by_task"].items() if name != "random"}
+        last = {f"{way}lowest of 8: {name}": curve for name, curve in evaluation["lowest_by_task"].items()}
         for name, curve in (first | last).items():
-            if file == "evaluation.json" or "shuffled" in name or "untrained" in name:
+            if file == "evaluation.json" or name.partition(": ")[2] in evaluation["prm_quality"]:
                 rows[_without_draw(name)].append(dict(zip(evaluation["task_ids"], curve["8"], strict=True)))
     for file in ("search.json", "control_search.json"):
         for entry in json.loads((run_dir / file).read_text()) if (run_dir / file).exists() else []:
@@ -108,8 +108,9 @@ PAIRS = [
     ("best of 8: PVM", "single sample"),
     ("best of 8: ORM", "single sample"),
     ("best of 8: shuffled", "single sample"),
-    ("best of 8: untrained", "single sample"),
-    ("best of 8: shuffled", "best of 8: untrained"),
+    ("plain best of 8: AgentPRM", "single sample"),
+    ("plain best of 8: shuffled", "single sample"),
+    ("plain best of 8: shuffled", "plain lowest of 8: shuffled"),
     ("best of 8: AgentPRM", "lowest of 8: AgentPRM"),
     ("best of 8: shuffled", "lowest of 8: shuffled"),
     ("search 2×2: AgentPRM", "search 2×2: random"),
