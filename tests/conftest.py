@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="agentprm-", dir="/tmp")  # a Ray of our own; its sockets' paths have to be short
 os.environ.pop("RAY_ADDRESS", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell's background jobs ignore, our commands would ignore too
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and what nohup ignores
 
 from launching import QUICK, agentprm, changes, module, stop_ray  # noqa: E402
 

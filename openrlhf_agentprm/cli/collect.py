@@ -70,7 +70,7 @@ def collect(args: Any) -> dict[str, Any]:
     stats = Stats()
     started = time.monotonic()
     note = Path(args.collect.output, ".collect.json")
-    before = json.loads(note.read_text()) if note.is_file() else {}
+    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     with config.pool() as pool, EpisodeWriter(args.collect.output, shard_size=args.collect.shard_size) as writer:
         tasks = config.tasks(pool)
         check_context(pool, chat, tasks, args.data.max_len)

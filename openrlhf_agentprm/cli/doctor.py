@@ -94,7 +94,7 @@ def _patches(series: object) -> Finding:
     root = Path(str(metadata.distribution("openrlhf").locate_file("")))
     try:
         for path in sorted(series.files(kinds)):
-            series.apply(path, (root / path).read_text(), kinds)
+            series.apply(path, (root / path).read_text(encoding="utf-8"), kinds)
     except (UserError, OSError) as error:
         return Finding("patches", str(error), f"pip install --no-deps --force-reinstall openrlhf=={series.version}", needed=True)
     forced = f", {MODE_VARIABLE}={os.environ[MODE_VARIABLE]}" if os.environ.get(MODE_VARIABLE) else ""

@@ -43,10 +43,12 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
+    from ..data.files import write_whole
+
     args = parse_nested(build_parser(), argv)
     result = evaluate(args)
     Path(args.eval.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.eval.output).write_text(json.dumps(result, indent=1) + "\n")
+    write_whole(Path(args.eval.output), json.dumps(result, indent=1) + "\n")
     print(table(result))
     return 0
 

@@ -53,7 +53,11 @@ def _recipes() -> list[tuple[str, str]]:
 
     rows = []
     for path in sorted(recipes_folder().glob("*.yaml")):
-        lines = [line.partition("description:")[2].strip() for line in path.read_text().splitlines() if line.startswith("description:")]
+        lines = [
+            line.partition("description:")[2].strip()
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("description:")
+        ]
         rows.append((path.stem, lines[0] if lines else ""))
     return rows
 

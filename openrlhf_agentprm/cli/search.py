@@ -85,7 +85,7 @@ def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> N
 
     output = Path(args.search.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    results: list[dict[str, Any]] = json.loads(output.read_text()) if output.exists() else []
+    results: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
     config = EnvConfig.from_namespace(args.env)
     policy = policy_digest(args.policy.model_name_or_path)
     jobs = [(name, path, m) for name, path in {**prms, **({} if args.search.random_disable else {"random": ""})}.items() for m in methods]

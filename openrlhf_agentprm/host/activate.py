@@ -84,15 +84,21 @@ def host_version() -> str:
 def report() -> dict[str, Any]:
     """What is active in this process; sent back by workers as proof."""
     if _finder is None:
-        return {"active": False, "pid": os.getpid(), "patches": [], "patched": {}}
+        return {"active": False, "pid": os.getpid(), "patches": [], "series": "", "patched": {}}
     return {
         "active": True,
         "pid": os.getpid(),
+        "series": _finder.digest(),
         "mode": _finder.mode,
         "host": _finder.series.version,
         "patches": _finder.patch_names(),
         "patched": dict(_finder.loaded),
     }
+
+
+def same_series(found: dict[str, Any]) -> bool:
+    """Whether another process's `report` tells of the series that is active here."""
+    return bool(found["series"]) and found["series"] == report()["series"]
 
 
 class _Finder:
@@ -107,6 +113,10 @@ class _Finder:
 
     def patch_names(self) -> list[str]:
         return [patch.name for patch in self.series.chosen(self.kinds)]
+
+    def digest(self) -> str:
+        """The same in two processes only if they run the same patches, to the line."""
+        return hashlib.sha256(repr(self.series.chosen(self.kinds)).encode()).hexdigest()[:16]
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -123,7 +133,7 @@ class _Finder:
         """Patch every file once, so that a wrong one is told now and not when it is imported."""
         root = Path(str(metadata.distribution("openrlhf").locate_file("")))
         for path in sorted(self.modules.values()):
-            self.patched_text(path, (root / path).read_text())
+            self.patched_text(path, (root / path).read_text(encoding="utf-8"))
 
     def patched_text(self, path: str, text: str) -> str:
         return self.series.apply(path, text, self.kinds)
@@ -138,7 +148,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def get_source(self, fullname: str) -> str:
         path = self.finder.modules[_plain(fullname, self.name)]
-        return self.finder.patched_text(path, Path(self.path).read_text())
+        return self.finder.patched_text(path, Path(self.path).read_text(encoding="utf-8"))
 
     def get_code(self, fullname: str) -> CodeType:
         text = self.get_source(fullname)
@@ -159,7 +169,7 @@ def _keep(path: str, text: str, digest: str) -> str:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             half = target.with_suffix(f".{os.getpid()}.tmp")
-            half.write_text(text)
+            half.write_text(text, encoding="utf-8")
             os.replace(half, target)
             return str(target)
         except OSError:

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from ..core.errors import UserError
-from .activate import report
+from .activate import same_series
 from .cpu import CPU_ENVIRONMENT, MODE_VARIABLE, has_cuda
 from .turn_limits import ROLLOUT_VARIABLE
 
@@ -146,8 +146,9 @@ def _listens(address: str) -> bool:
 
 
 def _prove_active_in_ray() -> None:
-    """Ask a fresh worker what it runs."""
+    """Ask a fresh worker on every node what it runs."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0)
     def probe() -> dict[str, Any]:
@@ -155,9 +156,12 @@ def _prove_active_in_ray() -> None:
 
         return report()
 
-    found = ray.get(probe.remote())
-    if found["patches"] != report()["patches"]:
-        ray.shutdown()
-        raise UserError(
-            f"the patch series is not active in Ray's workers (process {found['pid']} has {found['patches']}); the run would not be ours"
-        )
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    asked = [probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote() for node in nodes]
+    for node, found in zip(nodes, ray.get(asked), strict=True):
+        if not same_series(found):
+            ray.shutdown()
+            raise UserError(
+                f"the patch series is not active in Ray's workers on {node['NodeManagerAddress']} (process {found['pid']} has "
+                f"{found['patches']}); the run would not be ours. Is this version of openrlhf-agentprm installed there?"
+            )

@@ -44,7 +44,7 @@ class _Argparse:
 def _parser_code(module: str) -> Any:
     version = host_version()
     path = f"openrlhf/cli/{module}.py"
-    text = Path(str(metadata.distribution("openrlhf").locate_file(path))).read_text()
+    text = Path(str(metadata.distribution("openrlhf").locate_file(path))).read_text(encoding="utf-8")
     series = load_series(version)
     if path in series.digests:
         text = series.apply(path, text, {"always"} if has_cuda() else {"always", "cpu"})

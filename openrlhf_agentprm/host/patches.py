@@ -136,5 +136,5 @@ def supported_versions() -> list[str]:
 def load_series(version: str) -> Series:
     """The series for one version of the host."""
     folder = series_folder() / f"openrlhf-{version}"
-    patches = tuple(parse(path.stem, path.read_text()) for path in sorted(folder.glob("*.patch")))
-    return Series(version, patches, json.loads((folder / "digests.json").read_text()))
+    patches = tuple(parse(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.patch")))
+    return Series(version, patches, json.loads((folder / "digests.json").read_text(encoding="utf-8")))

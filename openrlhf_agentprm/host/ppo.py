@@ -178,15 +178,22 @@ def prove_active_in_vllm(engines: list[Any]) -> None:
     """Stop the run unless every rollout actor and every vLLM worker runs this series."""
     import ray
     from openrlhf.utils.logging_utils import init_logger
+    from ray.exceptions import RayError
 
-    from .activate import report
+    from .activate import report, same_series
 
-    wanted = report()["patches"]
-    for number, reports in enumerate(ray.get([engine.agentprm_report.remote() for engine in engines])):
+    for number, engine in enumerate(engines):
+        try:
+            reports = ray.get(engine.agentprm_report.remote())
+        except RayError as error:  # a worker that was not patched knows no such question
+            raise UserError(
+                f"the patch series is not active in the vLLM workers of engine {number}; is VLLM_PLUGINS set, and without openrlhf_agentprm? "
+                f"({str(error).strip().splitlines()[-1]})"
+            ) from error
         for place, found in zip(("rollout actor", *[f"vLLM worker {k}" for k in range(len(reports) - 1)]), reports, strict=True):
-            if found["patches"] != wanted:
+            if not same_series(found):
                 raise UserError(
                     f"the patch series is not active in the {place} of engine {number} (process {found['pid']}): {found['patches']}"
                 )
     told = "openrlhf-agentprm: %d patches active in the driver, %d rollout actor(s) and their vLLM workers"
-    init_logger(__name__).info(told, len(wanted), len(engines))
+    init_logger(__name__).info(told, len(report()["patches"]), len(engines))

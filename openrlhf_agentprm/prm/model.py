@@ -52,7 +52,7 @@ class Record:
         path = Path(folder) / _RECORD
         if not path.is_file():
             return cls(method="unknown", value_trained=False)
-        return cls(**json.loads(path.read_text()))
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def start_from(

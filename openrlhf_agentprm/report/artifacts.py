@@ -166,12 +166,12 @@ def read_collected(run: RunFolder, stage: Stage) -> Collected | None:
         mean_turns=turns / max(1, sum(map(len, outcomes.values()))),
         invalid=invalid / max(1, turns),
         statuses={s.value: statuses[s.value] for s in Status if statuses[s.value]},
-        summary=json.loads(summary.read_text()) if summary.is_file() else {},
+        summary=json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {},
     )
 
 
 def read_evaluated(run: RunFolder, stage: Stage) -> Evaluated:
-    result = json.loads(stage.output.read_text())
+    result = json.loads(stage.output.read_text(encoding="utf-8"))
     if not isinstance(result.get("best_of_n"), dict):
         raise UserError(f"{stage.output} has no best-of-N curves, so it is no evaluation")
     prms = {}
@@ -182,7 +182,7 @@ def read_evaluated(run: RunFolder, stage: Stage) -> Evaluated:
 
 
 def read_searched(run: RunFolder, stage: Stage) -> Searched:
-    entries = json.loads(stage.output.read_text())
+    entries = json.loads(stage.output.read_text(encoding="utf-8"))
     if not isinstance(entries, list) or not all("success" in entry and "outcomes" in entry for entry in entries):
         raise UserError(f"{stage.output} is no list of searches")
     maker = run.origin(stage.flag("policy.model_name_or_path"))
@@ -193,7 +193,7 @@ def read_history(run: RunFolder, stage: Stage) -> Trained:
     """A PRM's `history.jsonl` as curves over steps; evaluations stand at the steps that have them."""
     folder = run.checkpoint(stage)
     scalars: Scalars = defaultdict(list)
-    for line in (folder / "history.jsonl").read_text().splitlines():
+    for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         for name, value in row.items():
             if name not in ("step", "epoch") and isinstance(value, int | float) and math.isfinite(value):

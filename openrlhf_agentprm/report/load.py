@@ -146,7 +146,7 @@ def _stage(folder: Path, name: str, entry: dict[str, Any], launch_line: list[str
     stage = Stage(name, str(entry.get("command", "")), str(entry.get("title", "")), output, "waiting", flags_of(launch_line))
     if record.is_file() and output.exists():
         done = _read_json(record)
-        began = begun.read_text().partition("\n")[0] if begun.is_file() else None
+        began = begun.read_text(encoding="utf-8").partition("\n")[0] if begun.is_file() else None
         if began in (None, done.get("mark", began)):
             argv = shlex.split(str(done.get("command", ""))) or launch_line
             seconds, finished = float(done["seconds"]), str(done.get("finished", ""))

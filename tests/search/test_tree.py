@@ -138,7 +138,7 @@ def test_with_a_margin_a_scorer_that_knows_nothing_leaves_the_policys_own_choice
 
 
 def test_a_broken_environment_has_no_outcome_and_costs_no_other_task(chat):
-    with EnvPool("thirdparty_faulty", {}, 4, Timeouts(20, 1.0)) as pool:
+    with EnvPool("thirdparty_faulty", {}, 4, Timeouts(5, 1.0)) as pool:
         found = search(chat, pool, knows(chat), 1, 12, list(pool.tasks("test", 0, 12)))
     assert [r.task_id for r in found if math.isnan(r.outcome)] == ["test-0", "test-10"]
     assert all(r.outcome == 1.0 for r in found if not math.isnan(r.outcome))
