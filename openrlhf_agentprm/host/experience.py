@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from ..core import metrics
 from ..core.batches import TurnAdvantages, TurnBatch
 from ..core.registry import ADVANTAGES
 from .ppo import estimator_options, estimators
 from .samples import REPLACED, Ending, broken_mask, is_on
+from .turn_metrics import turn_metrics
 
 Experiences = Sequence[Any]
 
@@ -76,7 +76,7 @@ def turns_of(maker: Any, experiences: Experiences) -> TurnBatch | None:
         return None
     started = time.monotonic()
     batch = turn_batch(args, experiences)
-    maker.turn_metrics |= turn_metrics(batch, experiences)
+    maker.turn_metrics |= turn_metrics(batch, torch.cat([e.ending for e in experiences]))
     for experience in experiences:
         if hasattr(experience, "prm_scores"):
             del experience.prm_scores
@@ -228,46 +228,6 @@ def _filled(parts: Sequence[torch.Tensor], broken: torch.Tensor) -> Sequence[tor
     column = torch.cat([part.float() for part in parts])
     mean = column[~broken].mean() if bool((~broken).any()) else torch.tensor(0.0)
     return torch.where(broken, mean, column).split([len(part) for part in parts])
-
-
-# --- metrics ---
-
-
-def turn_metrics(batch: TurnBatch, experiences: Experiences) -> dict[str, float]:
-    """What the host's loggers get each step, besides what the estimator reports."""
-    ending_B = torch.cat([e.ending for e in experiences])
-    valid_B = ~torch.isin(ending_B, torch.tensor([Ending.CONTEXT_OVERFLOW, Ending.ENV_ERROR, Ending.TIMEOUT]))
-    turns_B = batch.mask_BK.sum(1).float()
-    found = {f"status/{e.name.lower()}": float((ending_B == e).sum()) for e in Ending if bool((ending_B == e).any())}
-    if not bool(valid_B.any()):
-        return found
-    found["turns/per_episode"] = float(turns_B[valid_B].mean())
-    assert batch.outcome_B is not None
-    found["turns/outcome_mean"] = float(batch.outcome_B[valid_B].mean())
-    if batch.q_BK is not None and batch.v_BK is not None:
-        found |= _score_metrics(batch, valid_B)
-    return found
-
-
-def _score_metrics(batch: TurnBatch, valid_B: torch.Tensor) -> dict[str, float]:
-    q_BK, mask_BK = batch.q_BK, batch.mask_BK
-    assert q_BK is not None and batch.v_BK is not None and batch.outcome_B is not None
-    progress_BK = q_BK - batch.v_BK
-    found = {
-        "prm/promise_mean": float(q_BK[mask_BK].mean()),
-        "prm/progress_mean": float(progress_BK[mask_BK].mean()),
-        "prm/progress_std": float(progress_BK[mask_BK].std()) if int(mask_BK.sum()) > 1 else 0.0,
-    }
-    for k in range(mask_BK.shape[1]):
-        if bool(mask_BK[:, k].any()):
-            found[f"prm/promise_turn{k + 1}"] = float(q_BK[mask_BK[:, k], k].mean())
-            found[f"prm/progress_turn{k + 1}"] = float(progress_BK[mask_BK[:, k], k].mean())
-    last_BK = mask_BK & (mask_BK.flip(1).cumsum(1).flip(1) == 1)
-    last_B = torch.where(last_BK, q_BK, 0.0).sum(1)
-    correlation = metrics.pearson(last_B[valid_B], batch.outcome_B[valid_B])
-    if correlation == correlation:
-        found["prm/outcome_correlation"] = correlation
-    return found
 
 
 __all__ = [

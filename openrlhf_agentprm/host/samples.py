@@ -34,7 +34,7 @@ class Ending(IntEnum):
 REPLACED = "replaced_samples"
 """Logged beside the host's own sample metrics: samples thrown away with groups that broke, a sample kept."""
 
-_BROKEN = torch.tensor([Ending.CONTEXT_OVERFLOW, Ending.ENV_ERROR, Ending.TIMEOUT])
+BROKEN = torch.tensor([Ending.CONTEXT_OVERFLOW, Ending.ENV_ERROR, Ending.TIMEOUT])
 
 
 def attach_turns(args: Any, response: dict[str, Any], experience: Any) -> Any:
@@ -53,7 +53,7 @@ def attach_turns(args: Any, response: dict[str, Any], experience: Any) -> Any:
     experience.turn_numbers = numbers
     experience.turn_rewards = rewards
     experience.ending = torch.tensor([int(ending)])
-    if ending in _BROKEN:  # a placeholder: no token of it counts
+    if ending in BROKEN:  # a placeholder: no token of it counts
         experience.turn_numbers = torch.zeros_like(numbers)
         experience.action_mask = torch.zeros_like(experience.action_mask)
     return experience
@@ -83,12 +83,12 @@ def is_on(args: Any) -> bool:
 
 def is_broken(experience: Any) -> bool:
     """True for a single sample whose environment broke or whose context overflowed."""
-    return experience.ending is not None and int(experience.ending[0]) in _BROKEN.tolist()
+    return experience.ending is not None and int(experience.ending[0]) in BROKEN.tolist()
 
 
 def broken_mask(experience: Any) -> torch.Tensor:
     """(B,) bool over a batched experience."""
-    return torch.isin(experience.ending, _BROKEN)
+    return torch.isin(experience.ending, BROKEN)
 
 
 def valid(experiences: Sequence[Any]) -> list[Any]:
