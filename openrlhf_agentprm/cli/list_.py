@@ -39,8 +39,8 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         return [(entry.name, f"{entry.target}  ({entry.distribution})") for entry in registries[kind].entries()]
     if kind == "losses":
         return [
-            ("agent_prm_loss", "promise and progress regressed together (--loss.beta, --loss.reduce)"),
-            ("value_loss", "V at every state (--loss.value_coef)"),
+            ("mse", "promise and progress regressed together on a linear head (--loss.beta), and V at every state (--loss.value_coef)"),
+            ("soft_bce", "the same by binary cross-entropy against soft targets, on a sigmoid"),
         ]
     if kind == "recipes":
         return _recipes()

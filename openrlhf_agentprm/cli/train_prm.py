@@ -12,6 +12,7 @@ from ..core.registry import LABELS
 from ..rollout.config import json_object
 from .boundary import run_command
 
+OUTPUTS = {"mse": "linear", "soft_bce": "sigmoid"}
 _SIZES = ("ring_attn_size", "tensor_parallel_size")
 
 
@@ -35,6 +36,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     label.add_argument("--label.options", type=json_object, default={}, help="further options of the method, as a JSON object")
     loss = parser.add_argument_group("loss")
+    loss.add_argument(
+        "--loss.kind",
+        default="mse",
+        choices=["mse", "soft_bce"],
+        help="squared error on a linear head (the paper), or cross-entropy against soft targets on a sigmoid",
+    )
     loss.add_argument("--loss.beta", type=float, default=1.0, help="weight of the progress term (arXiv 2511.08325)")
     loss.add_argument("--loss.value_coef", type=float, default=1.0, help="weight of the value term at every state; 0 is the paper")
     loss.add_argument(
@@ -80,10 +87,14 @@ def train(args: Any) -> None:
 def _problems(args: Any) -> list[str]:
     """Everything that the flags alone tell, before anything is read."""
     from ..host.ppo_checks import unknown_options
+    from ..prm.model import Record
 
     found = []
-    if not args.model.model_name_or_path:
+    start = args.model.model_name_or_path
+    if not start:
         found.append("--model.model_name_or_path is required: a policy to start from, or a PRM")
+    elif (before := Record.load(start)).method != "unknown" and before.output != OUTPUTS[args.loss.kind]:
+        found.append(f"--loss.kind {args.loss.kind} trains a {OUTPUTS[args.loss.kind]} output, but {start} has a {before.output} one")
     if not args.data.dataset:
         found.append("--data.dataset is required: one or more episode stores, divided by commas")
     if not 0 <= args.eval.share < 1:
@@ -120,6 +131,7 @@ def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], 
     label = {k: v for k, v in vars(args.label).items() if k != "name"}
     record = Record(
         method=args.label.name,
+        output=OUTPUTS[args.loss.kind],
         value_trained=args.loss.value_coef > 0 and args.label.name != "outcome_last",
         options={**label, **vars(args.loss), "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed},
         data={"dataset": args.data.dataset, **summary},

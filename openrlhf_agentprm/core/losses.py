@@ -54,22 +54,49 @@ def agent_prm_loss(
     return _mean((0.5 * promise_B + 0.5 * beta * progress_B).sum(), (valid.counts_B > 0).sum(), num_episodes)
 
 
-def value_loss(
-    v_BK: torch.Tensor,
+def soft_bce_loss(
+    logits_BK: torch.Tensor,
     targets_BK: torch.Tensor,
     mask_BK: torch.Tensor,
     *,
+    beta: float = 0.0,
     reduce: str = "turns",
     num_turns: float | torch.Tensor | None = None,
+    num_pairs: float | torch.Tensor | None = None,
     num_episodes: float | torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """L_V = ½ mean_t (V_t − Q̂_t)² at the last token before every action, no gradient through Q̂.
+    """Binary cross-entropy against targets that need not be 0 or 1, for scores Q = σ(z) (Choudhury, arXiv 2502.10325, stage 2).
 
-    The paper's loss trains V nowhere, though progress at the first turn and every use as a value function read it; this term is ours.
+        L = mean_t [ −Q̂_t log σ(z_t) − (1 − Q̂_t) log(1 − σ(z_t)) ]  +  β ½ mean_pairs (e_t − e_{t−1})²,   e_t = σ(z_t) − Q̂_t
 
-    Args and Returns: as `agent_prm_loss`.
+    The second term is `agent_prm_loss`'s, of the probabilities.
+
+    Args:
+        logits_BK: z, the head's output.
+        targets_BK: Q̂_t in [0, 1]; no gradient flows through it.
+        beta, reduce, num_turns, num_pairs, num_episodes: as in `agent_prm_loss`.
+
+    Raises:
+        ValueError: a target outside [0, 1] at a valid turn.
     """
-    return agent_prm_loss(v_BK, targets_BK, mask_BK, beta=0.0, reduce=reduce, num_turns=num_turns, num_episodes=num_episodes)
+    checks.same_layout(mask_BK, logits_BK=logits_BK, targets_BK=targets_BK)
+    _check_reduction(reduce, num_turns, num_pairs, num_episodes)
+    valid = ValidEntries(mask_BK)
+    z_BN, y_BN = valid.gather(logits_BK), valid.gather(targets_BK).detach()
+    if bool(((y_BN < 0) | (y_BN > 1)).any()):
+        raise ValueError(f"targets_BK spans [{float(y_BN.min()):g}, {float(y_BN.max()):g}]; a cross-entropy wants targets in [0, 1]")
+    each_BN = torch.nn.functional.binary_cross_entropy_with_logits(z_BN, y_BN, reduction="none")
+    each_BN = torch.where(valid.mask_BN, each_BN, 0.0)
+    if reduce == "turns":
+        total = _mean(each_BN.sum(), valid.mask_BN.sum(), num_turns)
+    else:
+        total = _mean((each_BN.sum(1) / valid.counts_B.clamp(min=1)).sum(), (valid.counts_B > 0).sum(), num_episodes)
+    if beta:
+        counts = {"num_turns": num_turns, "num_pairs": num_pairs, "num_episodes": num_episodes}
+        q_BK = logits_BK.sigmoid()
+        both, promise = (agent_prm_loss(q_BK, targets_BK, mask_BK, beta=b, reduce=reduce, **counts) for b in (beta, 0.0))
+        total = total + both - promise
+    return total
 
 
 def _mean(total: torch.Tensor, local_count: torch.Tensor, count: float | torch.Tensor | None) -> torch.Tensor:

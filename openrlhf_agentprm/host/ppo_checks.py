@@ -71,8 +71,7 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found += _colocation_problems(args)
     if args.prm.model_name_or_path and args.prm.name == "scalar":
         found += _prm_problems(args, ours)
-    _warn_of_critic(args)
-    return found
+    return found + _critic_problems(args)
 
 
 def _unread_flags(a: Any) -> list[str]:
@@ -115,14 +114,22 @@ def unknown_options(flag: str, options: Mapping[str, Any], function: Callable[..
     ]
 
 
-def _warn_of_critic(args: Any) -> None:
-    """A critic started from a PRM whose V was never trained begins with values that mean nothing."""
+def _critic_problems(args: Any) -> list[str]:
+    """What a PRM's record tells of a critic that starts from it; values that were never trained are a warning, as PPO trains them."""
     from ..prm.model import Record, is_prm
 
     path = args.critic.model_name_or_path
     reads = needs_critic(args) or args.algo.advantage.estimator == "gae"
-    if path and reads and Path(path).is_dir() and is_prm(path) and not Record.load(path).value_trained:
+    if not (path and reads and Path(path).is_dir() and is_prm(path)):
+        return []
+    record = Record.load(path)
+    if record.output != "linear":
+        return [
+            f"--critic.model_name_or_path {path} has a {record.output} output, which the critic would not apply; train with --loss.kind mse"
+        ]
+    if not record.value_trained:
         logger.warning("--critic.model_name_or_path %s: its V(s) was not trained at the states, so the critic starts from noise", path)
+    return []
 
 
 def _colocation_problems(args: Any) -> list[str]:

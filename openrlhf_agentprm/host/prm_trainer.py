@@ -18,7 +18,7 @@ import torch.distributed as dist
 from ..core import metrics
 from ..core.batches import LabelBatch
 from ..core.errors import UserError
-from ..core.losses import agent_prm_loss, value_loss
+from ..core.losses import agent_prm_loss, soft_bce_loss
 from ..core.registry import LABELS
 from ..data.episode import Episode
 from ..prm.dataset import PRMBatch, batches_by_length, collate, micro_batches
@@ -94,12 +94,13 @@ class PRMTrainer:
         counts = None
         totals = {"loss": 0.0, "promise_error": 0.0}
         for part in parts:
-            q_BK, v_BK = self._read(part)
+            heads = self._read(part)
+            q_BK, v_BK = self._scores(*heads)
             targets_BK = self._targets(part, q_BK, v_BK)
             mask_BK = part.positions.mask_BK.to(self.device) & ~targets_BK.isnan()
             if counts is None:
                 counts = self._counts(parts, mask_BK, targets_BK)
-            loss = self._loss(q_BK, v_BK, targets_BK, mask_BK, counts)
+            loss = self._loss(*heads, targets_BK, mask_BK, counts)
             self.engine.backward(loss * world * len(parts))  # DeepSpeed divides by both
             self.engine.step()
             totals["loss"] += float(loss.detach())
@@ -112,6 +113,10 @@ class PRMTrainer:
         positions = part.positions
         inputs = (part.input_ids_BT, part.attention_mask_BT, positions.q_BK, positions.v_BK)
         return self.engine(*(x.to(self.device) for x in inputs))
+
+    def _scores(self, q_BK: torch.Tensor, v_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Q and V from what the head gives."""
+        return (q_BK.sigmoid(), v_BK.sigmoid()) if self.args.loss.kind == "soft_bce" else (q_BK, v_BK)
 
     def _targets(self, part: PRMBatch, q_BK: torch.Tensor, v_BK: torch.Tensor) -> torch.Tensor:
         to = lambda x: x.to(self.device)  # noqa: E731
@@ -150,12 +155,18 @@ class PRMTrainer:
         mask_BK: torch.Tensor,
         counts: dict[str, torch.Tensor],
     ) -> torch.Tensor:
+        """Of the head's outputs at the ends and beginnings of turns.
+
+        The paper's loss trains V nowhere, though progress at the first turn and every use as a value function read it. The value term is
+        ours: the same loss of V(s_t) against Q̂_t, without the progress term.
+        """
         loss = self.args.loss
+        function = soft_bce_loss if loss.kind == "soft_bce" else agent_prm_loss
         names = ("num_turns", "num_pairs") if loss.reduce == "turns" else ("num_episodes",)
-        total = agent_prm_loss(q_BK, targets_BK, mask_BK, beta=loss.beta, reduce=loss.reduce, **{n: counts[n] for n in names})
+        total = function(q_BK, targets_BK, mask_BK, beta=loss.beta, reduce=loss.reduce, **{n: counts[n] for n in names})
         if loss.value_coef:
             kept = {n: counts[n] for n in names if n != "num_pairs"}
-            total = total + loss.value_coef * value_loss(v_BK, targets_BK, mask_BK, reduce=loss.reduce, **kept)
+            total = total + loss.value_coef * function(v_BK, targets_BK, mask_BK, beta=0.0, reduce=loss.reduce, **kept)
         return total
 
     @torch.no_grad()
@@ -172,7 +183,7 @@ class PRMTrainer:
                 self._read(collate(self.held_out[:1]))
                 continue
             part = collate([mine[i] for i in rows])
-            q_BK, _ = self._read(part)
+            q_BK, _ = self._scores(*self._read(part))
             turns_B = part.positions.mask_BK.sum(1)
             last += q_BK.cpu()[torch.arange(len(rows)), turns_B - 1].tolist()
             first += q_BK.cpu()[:, 0].tolist()

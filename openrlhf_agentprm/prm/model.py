@@ -32,11 +32,13 @@ class Record:
     Args:
         method: label method that made the targets.
         values: how V(s_t) is read: "previous_q" (the score of the turn before, V(s_0) for the first) or "state" (before the action).
+        output: what stands between head and score: "linear" (nothing) or "sigmoid".
         value_trained: V was trained at the states; without it V(s_0) is no value at all.
     """
 
     method: str = ""
     values: str = "previous_q"
+    output: str = "linear"
     value_trained: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)

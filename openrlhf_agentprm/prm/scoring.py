@@ -87,6 +87,8 @@ class ScalarPRM:
             )
         device = next(self.model.parameters()).device
         q_BK, v_BK = read_out(self.model, batch.input_ids_BT.to(device), batch.attention_mask_BT.to(device), batch.positions)
+        if self.record.output == "sigmoid":
+            q_BK, v_BK = q_BK.sigmoid(), v_BK.sigmoid()
         return values_as_recorded(q_BK.cpu(), v_BK.cpu(), batch.positions.mask_BK, self.record)
 
 

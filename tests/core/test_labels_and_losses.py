@@ -8,7 +8,7 @@ import torch
 
 from openrlhf_agentprm.core.batches import LabelBatch
 from openrlhf_agentprm.core.labels import outcome_all, outcome_last, td_gae, td_gae_targets
-from openrlhf_agentprm.core.losses import agent_prm_loss, value_loss
+from openrlhf_agentprm.core.losses import agent_prm_loss, soft_bce_loss
 
 
 def paper_targets(m, r, gamma, lambd, v0=0.123):
@@ -127,9 +127,37 @@ def test_global_counts_make_micro_batches_add_up():
 def test_float_targets_survive_and_gradients_flow_through_scores_only():
     q = torch.tensor([[0.0]], requires_grad=True)
     targets = torch.tensor([[0.37]], requires_grad=True)
-    loss = value_loss(q, targets, torch.tensor([[True]]))
+    loss = agent_prm_loss(q, targets, torch.tensor([[True]]))
     loss.backward()
     torch.testing.assert_close(loss.detach(), torch.tensor(0.5 * 0.37**2))
     assert targets.grad is None
     with pytest.raises(ValueError, match="reduce is 'mean'"):
         agent_prm_loss(q, targets, torch.tensor([[True]]), reduce="mean")
+
+
+def test_soft_bce_golden_numbers_and_masked_places():
+    """z = 0 costs log 2 whatever the target; z = log 3 (σ = ¾) against ½ costs ½ log(4/3) + ½ log 4."""
+    z = torch.tensor([[0.0, math.log(3.0), math.nan]], requires_grad=True)
+    targets, mask = torch.tensor([[0.3, 0.5, math.nan]]), torch.tensor([[True, True, False]])
+    expected = (math.log(2) + 0.5 * math.log(4 / 3) + 0.5 * math.log(4)) / 2
+    loss = soft_bce_loss(z, targets, mask)
+    torch.testing.assert_close(loss.detach(), torch.tensor(expected))
+    loss.backward()
+    torch.testing.assert_close(z.grad, torch.tensor([[(0.5 - 0.3) / 2, (0.75 - 0.5) / 2, 0.0]]))  # (σ(z) − Q̂) over the turns
+    # e = 0.2, 0.25: the progress term adds β ½ (0.05)²
+    with_progress = soft_bce_loss(z, targets, mask, beta=2.0).detach()
+    torch.testing.assert_close(with_progress, torch.tensor(expected + 0.05**2))
+
+
+def test_soft_bce_equals_bce_on_hard_labels_and_keeps_float_ones():
+    generator = torch.Generator().manual_seed(0)
+    z, mask = torch.randn(6, 5, generator=generator), torch.rand(6, 5, generator=generator) < 0.7
+    hard = (torch.rand(6, 5, generator=generator) < 0.5).float()
+    bce = torch.nn.functional.binary_cross_entropy(z.sigmoid()[mask], hard[mask])
+    torch.testing.assert_close(soft_bce_loss(z, hard, mask), bce)
+    soft = 0.9 * hard + 0.05
+    assert not torch.allclose(soft_bce_loss(z, soft, mask), bce), "0.95 is not 1"
+    by_episode = torch.stack([soft_bce_loss(z[i : i + 1], soft[i : i + 1], mask[i : i + 1]) for i in range(6) if mask[i].any()])
+    torch.testing.assert_close(soft_bce_loss(z, soft, mask, reduce="episodes"), by_episode.mean())
+    with pytest.raises(ValueError, match=r"targets_BK spans \[.*a cross-entropy wants targets in \[0, 1\]"):
+        soft_bce_loss(z, soft + 1, mask)

@@ -91,7 +91,7 @@ def test_the_trainers_loss_trains_v_at_every_state(coef, reduce):
     q, targets = torch.zeros(2, 2), torch.tensor([[0.5, 1.0], [0.25, float("nan")]])
     mask = torch.tensor([[True, True], [True, False]])
     v = torch.tensor([[0.1, 0.4], [0.5, 9.0]], requires_grad=True)
-    args = SimpleNamespace(loss=SimpleNamespace(beta=1.0, reduce=reduce, value_coef=coef))
+    args = SimpleNamespace(loss=SimpleNamespace(kind="mse", beta=1.0, reduce=reduce, value_coef=coef))
     counts = {"num_turns": torch.tensor(3.0), "num_pairs": torch.tensor(1.0), "num_episodes": torch.tensor(2.0)}
     loss = PRMTrainer._loss(SimpleNamespace(args=args), q, v, targets, mask, counts)
     if not coef:
@@ -150,16 +150,29 @@ def test_the_loss_falls_and_the_checkpoint_says_how_it_was_made(reference):
     "flags",
     [
         ["--ds.zero_stage", "2", "--model.gradient_checkpointing_enable", "--label.name", "outcome_last"],
-        ["--ds.param_dtype", "bf16", "--ds.lora.rank", "4", "--label.name", "outcome_all", "--loss.reduce", "episodes"],
+        [
+            "--ds.param_dtype",
+            "bf16",
+            "--ds.lora.rank",
+            "4",
+            "--label.name",
+            "outcome_all",
+            "--loss.reduce",
+            "episodes",
+            "--loss.kind",
+            "soft_bce",
+        ],
         ["--label.name", "thirdparty_half", "--loss.value_coef", "0"],
     ],
-    ids=["zero2+checkpointing+orm", "bf16+lora+pvm", "third party's label"],
+    ids=["zero2+checkpointing+orm", "bf16+lora+pvm+bce", "third party's label"],
 )
 def test_the_hosts_ways_to_train(flags, tiny, count_store, tmp_path):
     rows = train_prm(tiny, count_store, tmp_path / "prm", "--train.micro_batch_size", "8", *flags)
     assert all(row["loss"] == row["loss"] for row in rows) and rows[-1]["loss"] < rows[0]["loss"]
     load_prm(str(tmp_path / "prm"))
-    assert Record.load(tmp_path / "prm").value_trained is ("outcome_last" not in flags and "0" not in flags[-1:])
+    record = Record.load(tmp_path / "prm")
+    assert record.value_trained is ("outcome_last" not in flags and "0" not in flags[-1:])
+    assert record.output == ("sigmoid" if "soft_bce" in flags else "linear")
 
 
 @pytest.mark.host

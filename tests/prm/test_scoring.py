@@ -169,6 +169,15 @@ def test_wrong_models_are_refused_by_name(policy, checkpoint, tmp_path):
         ScalarPRM.load(checkpoint).score(make_batch([[1, 9999, 3]], [[(1, 2)]]))
 
 
+def test_a_sigmoid_output_is_applied_to_q_and_v(checkpoint):
+    tokens = episodes()
+    linear = score_all(ScalarPRM(load_prm(checkpoint), Record(values="state")), tokens, SPANS)
+    squashed = score_all(ScalarPRM(load_prm(checkpoint), Record(values="state", output="sigmoid")), tokens, SPANS)
+    for (q, v), (p, u) in zip(linear, squashed, strict=True):
+        torch.testing.assert_close(p, q.sigmoid())
+        torch.testing.assert_close(u, v.sigmoid())
+
+
 def test_the_record_tells_how_the_model_was_made(checkpoint, policy):
     record = Record.load(checkpoint)
     assert record.method == "td_gae" and record.versions["transformers"] and record.value_trained

@@ -1,0 +1,49 @@
+"""What the host's loggers get each step about turns, besides what the estimator reports. Legend: B episodes, K turns."""
+
+from __future__ import annotations
+
+import torch
+
+from ..core import metrics
+from ..core.batches import TurnBatch
+from .samples import BROKEN, Ending
+
+
+def turn_metrics(batch: TurnBatch, ending_B: torch.Tensor) -> dict[str, float]:
+    """Episodes by status, turns, outcome, and the PRM's promise and progress by turn with their correlation with the outcome.
+
+    Args:
+        ending_B: how each episode ended, by `Ending`.
+    """
+    valid_B = ~torch.isin(ending_B, BROKEN)
+    turns_B = batch.mask_BK.sum(1).float()
+    found = {f"status/{e.name.lower()}": float((ending_B == e).sum()) for e in Ending if bool((ending_B == e).any())}
+    if not bool(valid_B.any()):
+        return found
+    found["turns/per_episode"] = float(turns_B[valid_B].mean())
+    assert batch.outcome_B is not None
+    found["turns/outcome_mean"] = float(batch.outcome_B[valid_B].mean())
+    if batch.q_BK is not None and batch.v_BK is not None:
+        found |= _score_metrics(batch, valid_B)
+    return found
+
+
+def _score_metrics(batch: TurnBatch, valid_B: torch.Tensor) -> dict[str, float]:
+    q_BK, mask_BK = batch.q_BK, batch.mask_BK
+    assert q_BK is not None and batch.v_BK is not None and batch.outcome_B is not None
+    progress_BK = q_BK - batch.v_BK
+    found = {
+        "prm/promise_mean": float(q_BK[mask_BK].mean()),
+        "prm/progress_mean": float(progress_BK[mask_BK].mean()),
+        "prm/progress_std": float(progress_BK[mask_BK].std()) if int(mask_BK.sum()) > 1 else 0.0,
+    }
+    for k in range(mask_BK.shape[1]):
+        if bool(mask_BK[:, k].any()):
+            found[f"prm/promise_turn{k + 1}"] = float(q_BK[mask_BK[:, k], k].mean())
+            found[f"prm/progress_turn{k + 1}"] = float(progress_BK[mask_BK[:, k], k].mean())
+    last_BK = mask_BK & (mask_BK.flip(1).cumsum(1).flip(1) == 1)
+    last_B = torch.where(last_BK, q_BK, 0.0).sum(1)
+    correlation = metrics.pearson(last_B[valid_B], batch.outcome_B[valid_B])
+    if correlation == correlation:
+        found["prm/outcome_correlation"] = correlation
+    return found
