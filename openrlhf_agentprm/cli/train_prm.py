@@ -72,6 +72,8 @@ def train(args: Any) -> None:
     stand_alone()
     activate()
     data = load_data(args.data.dataset.split(","), max_len=args.data.max_len, max_samples=args.data.max_samples)
+    if args.loss.kind == "soft_bce" and (args.label.dense_rewards_enable or any(not 0 <= e.outcome <= 1 for e in data.episodes)):
+        raise UserError("--loss.kind soft_bce wants outcomes from 0 to 1 and no dense rewards; take --loss.kind mse")
     if args.label.shuffle_seed is not None:
         shuffle_outcomes(data.episodes, args.label.shuffle_seed)
     episodes, held_out = split_by_task(data.episodes, args.eval.share)

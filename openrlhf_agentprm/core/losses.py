@@ -83,8 +83,9 @@ def soft_bce_loss(
     _check_reduction(reduce, num_turns, num_pairs, num_episodes)
     valid = ValidEntries(mask_BK)
     z_BN, y_BN = valid.gather(logits_BK), valid.gather(targets_BK).detach()
-    if bool(((y_BN < 0) | (y_BN > 1)).any()):
+    if bool(((y_BN < -1e-4) | (y_BN > 1 + 1e-4)).any()):
         raise ValueError(f"targets_BK spans [{float(y_BN.min()):g}, {float(y_BN.max()):g}]; a cross-entropy wants targets in [0, 1]")
+    y_BN = y_BN.clamp(0, 1)  # λ-returns are sums, and end a rounding beside 1
     each_BN = torch.nn.functional.binary_cross_entropy_with_logits(z_BN, y_BN, reduction="none")
     each_BN = torch.where(valid.mask_BN, each_BN, 0.0)
     if reduce == "turns":

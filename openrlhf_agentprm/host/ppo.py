@@ -97,6 +97,7 @@ def _own_options(args: Any, kl_coef: float) -> dict[str, Any]:
     a = args.algo.advantage
     shared = {"kl_coef": 0.0 if args.algo.kl.use_loss else kl_coef, "kl_placement": a.kl_placement, "whiten": a.whiten}
     gae = shared | {"gamma": a.gamma, "lambd": a.lambd, "process_reward": a.process_reward, "process_weight": a.process_weight}
+    rest = {"values": a.values, "value_positions": a.value_positions, "outcome_weight": a.outcome_weight, "force": a.force_enable}
     if a.estimator == "turn_gae":
         return gae | {"values": a.values, "force": a.force_enable, "value_positions": a.value_positions}
     if a.estimator == "token_gae":
@@ -104,7 +105,7 @@ def _own_options(args: Any, kl_coef: float) -> dict[str, Any]:
     if a.estimator == "progress":
         return shared | {"outcome_weight": a.outcome_weight}
     takes = inspect.signature(ADVANTAGES.load(a.estimator)).parameters
-    return {name: value for name, value in gae.items() if name in takes}
+    return {name: value for name, value in (gae | rest).items() if name in takes}
 
 
 def _write_datasets(args: Any) -> None:
@@ -178,15 +179,17 @@ def prove_active_in_vllm(engines: list[Any]) -> None:
     """Stop the run unless every rollout actor and every vLLM worker runs this series."""
     import ray
     from openrlhf.utils.logging_utils import init_logger
-    from ray.exceptions import RayError
+    from ray.exceptions import RayTaskError
 
     from .activate import report, same_series
 
     for number, engine in enumerate(engines):
         try:
             reports = ray.get(engine.agentprm_report.remote())
-        except RayError as error:  # a worker that was not patched knows no such question
-            raise UserError(
+        except RayTaskError as error:
+            if "agentprm_report" not in str(error.cause):  # an engine that did not start, for one
+                raise
+            raise UserError(  # a worker that was not patched knows no such question
                 f"the patch series is not active in the vLLM workers of engine {number}; is VLLM_PLUGINS set, and without openrlhf_agentprm? "
                 f"({str(error).strip().splitlines()[-1]})"
             ) from error

@@ -66,7 +66,7 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append(
             f"--algo.advantage.no_std_norm is not what {a.estimator} normalises by; choose --algo.advantage.whiten tokens, turns or none"
         )
-    found += _unread_flags(a) + (_unknown_options(a) if ours else [])
+    found += unread_flags(a) + (_unknown_options(a) if ours else [])
     if args.prm.model_name_or_path:
         found += _colocation_problems(args)
     if args.prm.model_name_or_path and args.prm.name == "scalar":
@@ -74,7 +74,7 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
     return found + _critic_problems(args)
 
 
-def _unread_flags(a: Any) -> list[str]:
+def unread_flags(a: Any) -> list[str]:
     """Flags that were given and that the chosen estimator does not read."""
     from .ppo import add_flags, plain
 
@@ -84,7 +84,8 @@ def _unread_flags(a: Any) -> list[str]:
     if a.estimator in OWN:
         read = {name for name, readers in READ_BY.items() if a.estimator in readers}
     elif a.estimator in estimators():  # another package's
-        read = {"reward", "options", *inspect.signature(ADVANTAGES.load(a.estimator)).parameters}
+        takes = inspect.signature(ADVANTAGES.load(a.estimator)).parameters
+        read = {"reward", "options", *takes, *(["force_enable"] if "force" in takes else [])}
     else:
         read = set()
     return [

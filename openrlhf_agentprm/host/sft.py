@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,23 @@ def is_store(path: str) -> bool:
     return any(any(Path(path).glob(pattern)) for pattern in ("episodes-*.parquet", ".journal-*.jsonl"))
 
 
+def _paths(datasets: str) -> list[str]:
+    return [path.strip() for path in datasets.split(",") if path.strip()]
+
+
 def check_datasets(datasets: str) -> None:
-    """Refuse local paths that are not there or hold nothing, before a model is loaded for them.
+    """Refuse local paths that are not there or hold nothing, before a model is loaded for them; names of a hub and patterns pass.
 
     Raises:
         UserError: names every one of them.
     """
     problems = []
-    for path in (text.strip().partition("@")[0] for text in datasets.split(",")):
-        local = Path(path).is_absolute() or path.startswith((".", "~")) or Path(path).exists() or Path(path.partition("/")[0]).exists()
-        if local and not Path(path).exists():
-            problems.append(f"--data.dataset {path!r} is not there; collect an episode store first, or check the path")
-        elif Path(path).is_dir() and not any(Path(path).rglob("*")):
-            problems.append(f"--data.dataset {path!r} is an empty folder: it holds no episode and no text data")
+    for text in _paths(datasets):
+        path = Path(text.partition("@")[0]).expanduser()
+        if path.is_dir() and not any(path.rglob("*")):
+            problems.append(f"--data.dataset {text!r} is an empty folder: it holds no episode and no text data")
+        elif (path.is_absolute() or text.startswith(".")) and not re.search(r"[*?\[{]", text) and not path.exists():
+            problems.append(f"--data.dataset {text!r} is not there; collect an episode store first, or check the path")
     if problems:
         raise UserError(problems)
 
@@ -54,11 +59,16 @@ def for_episodes(text_dataset: Any, blend: Callable[..., Any]) -> tuple[Callable
     """The host's dataset class and loader, widened by episode stores."""
 
     def load(datasets: str, *args: Any, **kwargs: Any) -> Any:
-        paths = datasets.split(",")
+        paths = _paths(datasets)
         stores = [path for path in paths if is_store(path)]
         if stores and len(stores) < len(paths):
             raise UserError(f"--data.dataset {datasets!r} mixes episode stores with other data; train on one kind at a time")
-        return _Rows(stores) if stores else blend(datasets, *args, **kwargs)
+        if stores:
+            return _Rows(stores)
+        try:
+            return blend(datasets, *args, **kwargs)
+        except (FileNotFoundError, ConnectionError) as error:  # the data library's, for folders and for names of a hub
+            raise UserError(f"--data.dataset {datasets!r} is neither an episode store nor text data: {error}") from error
 
     def dataset(data: Any, tokenizer: Any, max_length: int, strategy: Any, **kwargs: Any) -> Any:
         if isinstance(data, _Rows):

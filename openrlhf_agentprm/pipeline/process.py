@@ -109,9 +109,11 @@ def _ended(process: subprocess.Popen[bytes], log: FileIO, patience: float) -> bo
                 with contextlib.suppress(OSError):  # the log may be what failed
                     log.write(chunk)
                 continue
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=left)
-                return True
+            while not (process.poll() is not None and not _group_lives(process.pid)):  # a child may have closed its output
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.02)
+            return True
         elif process.poll() is not None and not _group_lives(process.pid):
             return True
     return False

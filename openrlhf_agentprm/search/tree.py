@@ -192,6 +192,8 @@ class TreeSearch:
         tokens = [c.parent.token_ids + c.action_tokens for c in candidates]
         spans = [(len(c.parent.token_ids), len(t)) for c, t in zip(candidates, tokens, strict=True)]
         for candidate, score in zip(candidates, self.scorer(tokens, spans), strict=True):
+            if not math.isfinite(score):
+                raise UserError(f"the PRM gave the score {score} to an action; a search needs finite ones (was its training finite?)")
             candidate.score = score
 
     def _advance(self, searches: list[_Search]) -> None:

@@ -159,5 +159,7 @@ def test_soft_bce_equals_bce_on_hard_labels_and_keeps_float_ones():
     assert not torch.allclose(soft_bce_loss(z, soft, mask), bce), "0.95 is not 1"
     by_episode = torch.stack([soft_bce_loss(z[i : i + 1], soft[i : i + 1], mask[i : i + 1]) for i in range(6) if mask[i].any()])
     torch.testing.assert_close(soft_bce_loss(z, soft, mask, reduce="episodes"), by_episode.mean())
+    a_rounding_above = torch.where(hard > 0.5, 1 + 2e-7, hard)
+    torch.testing.assert_close(soft_bce_loss(z, a_rounding_above, mask), bce)
     with pytest.raises(ValueError, match=r"targets_BK spans \[.*a cross-entropy wants targets in \[0, 1\]"):
         soft_bce_loss(z, soft + 1, mask)

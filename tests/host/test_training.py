@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import load_dataset
 from launching import deepspeed, module
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
@@ -64,11 +65,14 @@ def test_sft_data_that_cannot_be_trained_on_is_told(count_store, tiny):
 def test_sft_takes_several_stores_and_tells_of_paths_that_hold_nothing(count_store, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as told:
-        check_datasets(f"{tmp_path}/nowhere,{count_store},{tmp_path}/empty,a-name/on-the-hub")
+        check_datasets(f"{tmp_path}/nowhere,{count_store}, {tmp_path}/empty,a-name/on-the-hub,{tmp_path}/part-*.jsonl,")
     assert len(told.value.problems) == 2
     assert "nowhere' is not there" in told.value.problems[0] and "empty' is an empty folder" in told.value.problems[1]
     _, load = for_episodes(None, lambda *_, **__: "text")
-    assert len(load(f"{count_store},{count_store}")) == 192 and load("some/text.jsonl") == "text"
+    assert len(load(f"{count_store}, {count_store},")) == 192 and load("some/text.jsonl") == "text"
+    _, missing = for_episodes(None, lambda name, *_: load_dataset(name))
+    with pytest.raises(UserError, match="'runs/nowhere' is neither an episode store nor text data"):
+        missing("runs/nowhere")
     with pytest.raises(UserError, match="mixes episode stores with other data"):
         load(f"{count_store},some/text.jsonl")
 

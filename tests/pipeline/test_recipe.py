@@ -33,8 +33,24 @@ def test_our_recipes_are_valid_key_by_key_and_dry_run(name):
     assert all(line in printed for line in lines)
 
 
+STUDY = str(Path(__file__).parent.parent / "benchmarks/study.yaml")
+
+
+@pytest.mark.parametrize("name", [*RECIPES, STUDY], ids=lambda name: Path(name).stem)
+def test_every_ppo_stage_gives_flags_that_its_estimator_reads(name):
+    from openrlhf.utils.config import hierarchize
+
+    from openrlhf_agentprm.host.parsers import host_parser
+    from openrlhf_agentprm.host.ppo_checks import unread_flags
+
+    stages = [stage for stage in load_recipe(name, [], parsers()).stages if stage.command == "train_ppo_ray"]
+    assert stages
+    for stage in stages:
+        assert unread_flags(hierarchize(host_parser("train_ppo_ray").parse_args(stage.argv)).algo.advantage) == [], stage.name
+
+
 def test_the_studys_recipe_is_valid_too():
-    recipe = load_recipe(str(Path(__file__).parent.parent / "benchmarks/study.yaml"), ["vars.first_test=1000"], parsers())
+    recipe = load_recipe(STUDY, ["vars.first_test=1000"], parsers())
     assert len(recipe.stages) >= 20 and all("${" not in line for line in dry_run(recipe))
 
 

@@ -156,6 +156,11 @@ def test_a_path_that_the_context_cuts_is_neither_success_nor_failure(chat):
     assert tree.faults["context_overflow"] >= len(cut) and set(tree.faults) == {"context_overflow"}
 
 
+def test_a_score_that_is_no_number_is_told(chat):
+    with EnvPool("thirdparty_count", {}, 4) as pool, pytest.raises(UserError, match="the PRM gave the score nan to an action"):
+        search(chat, pool, lambda tokens, spans: [math.nan] * len(spans), 1, 4, list(pool.tasks("test", 0, 2)))
+
+
 def test_an_environment_that_replays_differently_is_an_error(chat):
     with EnvPool("thirdparty_moody", {}, 4) as pool, pytest.raises(UserError, match="not replayed alike.*deterministic environment"):
         search(chat, pool, knows(chat), 1, 12, list(pool.tasks("test", 0, 30)))
