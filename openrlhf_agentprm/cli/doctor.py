@@ -142,13 +142,9 @@ def _environments() -> list[Finding]:
 
 
 def _tools() -> list[Finding]:
+    from ..host.cpu import has_cuda
+
     compiler = shutil.which("c++") or shutil.which("g++")
-    return [
-        Finding(
-            "C++ compiler",
-            compiler or "not found",
-            ""
-            if compiler
-            else "DeepSpeed compiles its CPU operators at first use: apt-get install g++ (Debian), or your system's equivalent",
-        )
-    ]
+    use = "DeepSpeed compiles its CUDA operators at first use" if has_cuda() else "only ALFWorld's engine is compiled"
+    mend = "" if compiler else f"{use}: apt-get install g++ (Debian), or your system's equivalent"
+    return [Finding("C++ compiler", compiler or "not found", mend)]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import glob
 import os
 import sys
-import time
 
 # Names and values for vLLM, DeepSpeed and PyTorch; what the user has set already stands.
 CPU_ENVIRONMENT = {
@@ -36,22 +34,6 @@ def has_device() -> bool:
     return any(glob.glob(pattern) for pattern in _DEVICES)
 
 
-def _same_tools_everywhere() -> None:
-    """This interpreter's own programs first in PATH: DeepSpeed builds its CPU operator anew whenever it meets another ninja than last time."""
-    programs = os.path.dirname(sys.executable)
-    found = os.environ.get("PATH", "").split(os.pathsep)
-    if found[0] != programs:
-        os.environ["PATH"] = os.pathsep.join([programs, *(p for p in found if p != programs)])
-
-
-def drop_stale_build_locks(folder: str, *, minutes: float = 10.0) -> None:
-    """Remove what a build that was killed leaves behind: PyTorch would wait for its lock without an end. A build takes a minute or two."""
-    for lock in glob.glob(os.path.join(folder, "*", "*", "lock")):
-        with contextlib.suppress(OSError):
-            if time.time() - os.path.getmtime(lock) > 60 * minutes:
-                os.unlink(lock)
-
-
 def prepare_environment(*, alone: bool = False) -> None:
     """Set `CPU_ENVIRONMENT` and the number of threads for this process and its children, unless CUDA is there.
 
@@ -68,8 +50,6 @@ def prepare_environment(*, alone: bool = False) -> None:
         return
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _same_tools_everywhere()
-    drop_stale_build_locks(os.environ.get("TORCH_EXTENSIONS_DIR") or os.path.expanduser("~/.cache/torch_extensions"))
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if alone else 2
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // sharers)))
     if "torch" in sys.modules:

@@ -151,18 +151,6 @@ print({k for k in cpu.CPU_ENVIRONMENT if os.environ.get(k) != before.get(k)})
     assert python(code)[1].strip() == "set()"
 
 
-def test_the_lock_of_a_killed_build_is_not_waited_for(tmp_path):
-    from openrlhf_agentprm.host.cpu import drop_stale_build_locks
-
-    old, new = tmp_path / "py311_cpu/fused_adam/lock", tmp_path / "py311_cpu/shm/lock"
-    for lock in (old, new):
-        lock.parent.mkdir(parents=True)
-        lock.touch()
-    os.utime(old, (0, 0))
-    drop_stale_build_locks(str(tmp_path))
-    assert not old.exists() and new.exists()
-
-
 def test_the_critic_trains_on_the_value_mask_where_there_is_one():
     """Its replay buffer gets the turns' beginnings (value_positions turn_start), or every action token (all, and without our flags)."""
     code = """
