@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -147,4 +148,16 @@ def _tools() -> list[Finding]:
     compiler = shutil.which("c++") or shutil.which("g++")
     use = "DeepSpeed compiles its CUDA operators at first use" if has_cuda() else "only ALFWorld's engine is compiled"
     mend = "" if compiler else f"{use}: apt-get install g++ (Debian), or your system's equivalent"
-    return [Finding("C++ compiler", compiler or "not found", mend)]
+    return [Finding("C++ compiler", compiler or "not found", mend), *([] if has_cuda() else [_numa()])]
+
+
+def _numa() -> Finding:
+    """The one library of the system that vLLM's CPU build links."""
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        state = "not installed; a stand-in is compiled when vLLM is first used"
+        if not shutil.which("cc") and not shutil.which("gcc"):
+            return Finding("libnuma", "not installed, nor a C compiler for its stand-in", "apt-get install libnuma1 (Debian)", needed=True)
+        return Finding("libnuma", state, "of use on several NUMA nodes only: apt-get install libnuma1 (Debian)")
+    return Finding("libnuma", "installed")

@@ -21,6 +21,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from .cpu import MODE_VARIABLE, has_cuda
+from .numa import provide_libnuma
 from .patches import Series, load_series, supported_versions
 
 KINDS = {"cuda": {"always"}, "cpu": {"always", "cpu"}, "cpu-only": {"cpu"}}
@@ -53,6 +54,8 @@ def activate(mode: str | None = None) -> None:
     if early:
         raise UserError(f"import openrlhf_agentprm before openrlhf: {', '.join(early)} is imported already, without our patches")
     finder.check_all()
+    if "cpu" in finder.kinds:
+        provide_libnuma()
     sys.meta_path.insert(0, finder)
     os.environ[MODE_VARIABLE] = mode
     _finder = finder

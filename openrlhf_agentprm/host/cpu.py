@@ -7,12 +7,15 @@ import glob
 import os
 import sys
 
+from .numa import provide_libnuma
+
 # Names and values for vLLM, DeepSpeed and PyTorch; what the user has set already stands.
 CPU_ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no process between the engine's core and its model, and no busy queue between the two
+    "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles a function or two in C++ although it was told to run eagerly
     "TOKENIZERS_PARALLELISM": "false",
 }
 _DEVICES = ("/dev/nvidia[0-9]*", "/usr/lib/wsl/lib/libcuda.so*")  # what the Makefile looks for too; the second is a GPU seen from WSL
@@ -50,6 +53,7 @@ def prepare_environment(*, alone: bool = False) -> None:
         return
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    provide_libnuma()
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if alone else 2
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // sharers)))
     if "torch" in sys.modules:

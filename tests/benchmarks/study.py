@@ -23,17 +23,20 @@ import torch
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-STRIDE = 25_000  # tasks of one seed never meet those of another
+SEEDS = range(8)
 
 
 def changes(seed: int, folder: str) -> list[str]:
-    shift = STRIDE * seed
+    """Tasks of one seed never meet those of another; the split has 100,000 to train on: four blocks, each with room for two seeds."""
+    if seed not in SEEDS:
+        raise SystemExit(f"there are tasks of their own for the seeds 0 to {SEEDS[-1]}; {seed} has none")
+    row, block = divmod(seed, 4)
     values = {
         "seed": seed,
         "run_dir": f"{folder}/seed{seed}",
-        "vars.first_demonstration": 10_000 + shift,
-        "vars.first_train": shift,
-        "vars.first_ppo": 20_000 + shift,
+        "vars.first_demonstration": 25_000 * block + 10_000 + 5_000 * row,
+        "vars.first_train": 25_000 * block + 1_000 * row,
+        "vars.first_ppo": 25_000 * block + 20_000 + 2_000 * row,
         "vars.first_test": 1_000 + 1_000 * seed,
     }
     return [f"{k}={v}" for k, v in values.items()]

@@ -57,7 +57,8 @@ torch.manual_seed(0)
 model = torch.nn.Linear(8, 4)
 other = copy.deepcopy(model)
 params = {{"lr": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}}
-config = {{"train_batch_size": 2, "gradient_clipping": 0.0, "zero_optimization": {{"stage": {stage}}}, "optimizer": {{"type": "AdamW", "params": params}}}}
+config = {{"train_batch_size": 2, "gradient_clipping": 0.0, "zero_optimization": {{"stage": {stage}}}}}
+config["optimizer"] = {{"type": "AdamW", "params": params}}
 engine, optimizer, _, _ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
 assert isinstance(engine.basic_optimizer, FusedAdam)
 plain = torch.optim.AdamW(other.parameters(), lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
