@@ -16,7 +16,9 @@ import re
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,22 +44,35 @@ def changes(seed: int, folder: str) -> list[str]:
     return [f"{k}={v}" for k, v in values.items()]
 
 
-def run(seeds: list[int], minutes: float, folder: str) -> None:
-    """Stage by stage, stopping between stages once the time is up: all seeds up to search, then each arm of PPO."""
+GOALS = ["search", "evaluation", "test_ppo_agentprm", "test_ppo_outcome", "test_ppo_progress", "control_search", "report"]
+
+
+def run(seeds: list[int], minutes: float, folder: str, goals: list[str]) -> None:
+    """Goal by goal, each in all seeds, stopping between stages once the time is up. A goal is a stage and all that it reads; "report" is
+    the whole recipe."""
     from openrlhf_agentprm.cli.run import Display, parsers
     from openrlhf_agentprm.pipeline.recipe import load_recipe
     from openrlhf_agentprm.pipeline.run import run_recipe
 
     end = time.monotonic() + 60 * minutes
-    for arm in ("control_search", "test_ppo_agentprm", "test_ppo_outcome", "report"):
+    for goal in goals:
         for seed in seeds:
             recipe = load_recipe(str(HERE / "study.yaml"), changes(seed, folder), parsers())
-            names = [stage.name for stage in recipe.stages]
-            for name in names[: names.index(arm) + 1]:
+            part = recipe if goal == "report" else replace(recipe, stages=_read_by(recipe, goal))
+            for stage in part.stages:
                 if time.monotonic() > end:
                     print("the slice is over; the same command goes on")
                     return
-                run_recipe(recipe, last=name, on_event=Display())
+                run_recipe(part, last=stage.name, on_event=Display())
+
+
+def _read_by(recipe: Any, goal: str) -> Any:
+    """The stage and what it reads, and what that reads, in the recipe's order."""
+    wanted = {goal}
+    for stage in reversed(recipe.stages):
+        if stage.name in wanted:
+            wanted.update(stage.needs)
+    return type(recipe.stages)(stage for stage in recipe.stages if stage.name in wanted)
 
 
 def outcomes(store: Path) -> dict[str, float]:
@@ -227,8 +242,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=30, help="length of this slice; a stage that has begun is finished")
     parser.add_argument("--folder", default="runs/study")
+    parser.add_argument("--goals", nargs="+", default=GOALS, metavar="STAGE", help="stages to reach in all seeds, one after the other")
     args = parser.parse_args()
-    run(args.seeds, args.minutes, args.folder) if args.do == "run" else summary(args.seeds, args.folder)
+    run(args.seeds, args.minutes, args.folder, args.goals) if args.do == "run" else summary(args.seeds, args.folder)
 
 
 if __name__ == "__main__":
