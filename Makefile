@@ -27,7 +27,7 @@ ifeq ($(CUDA),)
 	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --no-deps -r $(CPU)
 	$(BIN)/pip install --quiet --no-deps -e .
 else
-	$(BIN)/pip install --quiet torch==2.13.0 ninja packaging
+	$(BIN)/pip install --quiet torch==2.13.0 ninja packaging psutil
 	$(BIN)/pip install --no-build-isolation flash-attn==2.8.3
 	$(BIN)/pip install --quiet -e ".[host,babyai,dev]"
 endif

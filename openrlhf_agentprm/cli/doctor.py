@@ -16,7 +16,7 @@ from ..core.arguments import Parser
 from ..core.errors import UserError
 
 BRING_HOST = (
-    "on a GPU machine: pip install torch==2.13.0 ninja packaging wheel; pip install --no-build-isolation flash-attn==2.8.3; "
+    "on a GPU machine: pip install torch==2.13.0 ninja packaging psutil wheel; pip install --no-build-isolation flash-attn==2.8.3; "
     "pip install 'openrlhf-agentprm[host]'; on a CPU: make install"
 )
 
