@@ -19,6 +19,7 @@ _SIZES = ("ring_attn_size", "tensor_parallel_size")
 def build_parser() -> argparse.ArgumentParser:
     """The host's SFT flags (model, data, DeepSpeed, LoRA, optimizer, checkpoints) with those of a PRM."""
     from ..host.parsers import host_parser
+    from ..prm.model import VALUES
 
     parser = host_parser("train_sft")
     parser.prog = "deepspeed --module openrlhf_agentprm.cli.train_prm"
@@ -27,10 +28,15 @@ def build_parser() -> argparse.ArgumentParser:
     dtype.choices = ["bf16", "fp16", "fp32"]
     label = parser.add_argument_group("labels")
     label.add_argument("--label.name", default="td_gae", choices=LABELS.names(), help="method (agentprm list labels)")
-    label.add_argument("--label.gamma", type=float, default=1.0, help="td_gae: discount a turn (not stated in the paper)")
-    label.add_argument("--label.lambd", type=float, default=0.95, help="td_gae: lambda (arXiv 2511.08325)")
-    label.add_argument("--label.bootstrap_enable", action="store_true", help="td_gae: bootstrap episodes that the step limit cut")
+    label.add_argument("--label.gamma", type=float, default=1.0, help="td_gae, td_qv: discount a turn (not stated in the paper)")
+    label.add_argument("--label.lambd", type=float, default=0.95, help="td_gae, td_qv: lambda (arXiv 2511.08325)")
+    label.add_argument("--label.bootstrap_enable", action="store_true", help="td_gae, td_qv: bootstrap episodes that the step limit cut")
     label.add_argument("--label.dense_rewards_enable", action="store_true", help="the environment's rewards in place of the outcome")
+    label.add_argument(
+        "--label.values",
+        choices=VALUES,
+        help="how V(s_t) is read from the trained PRM: the score of the turn before, or before the action (default: td_qv state, else previous_q)",
+    )
     label.add_argument(
         "--label.shuffle_seed", type=int, default=None, help="a control: deal the outcomes out again at random before training"
     )
@@ -42,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["mse", "soft_bce"],
         help="squared error on a linear head (the paper), or cross-entropy against soft targets on a sigmoid",
     )
-    loss.add_argument("--loss.beta", type=float, default=1.0, help="weight of the progress term (arXiv 2511.08325)")
+    loss.add_argument("--loss.beta", type=float, help="weight of the progress term (default: td_qv 0, else 1.0, as arXiv 2511.08325)")
     loss.add_argument("--loss.value_coef", type=float, default=1.0, help="weight of the value term at every state; 0 is the paper")
     loss.add_argument(
         "--loss.reduce", default="turns", choices=["turns", "episodes"], help="mean over turns, or over episodes of their means"
@@ -53,8 +59,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     args = parse_nested(build_parser(), argv)
+    fill_in(args)
     train(args)
     return 0
+
+
+def fill_in(args: Any) -> None:
+    """Defaults that depend on the method: `td_qv` regresses Q and V on one target, and reads V where it was trained."""
+    at_states = args.label.name == "td_qv"
+    args.label.values = args.label.values or ("state" if at_states else "previous_q")
+    if args.loss.beta is None:
+        args.loss.beta = 0.0 if at_states else 1.0
 
 
 def train(args: Any) -> None:
@@ -107,6 +122,11 @@ def _problems(args: Any) -> list[str]:
             f"--train.batch_size {args.train.batch_size} is no multiple of --train.micro_batch_size {args.train.micro_batch_size}"
             f" × {processes} process(es)"
         )
+    if args.loss.value_coef <= 0 and (args.label.name == "td_qv" or args.label.values == "state"):
+        found.append(
+            f"--loss.value_coef {args.loss.value_coef:g} trains no V, which --label.name {args.label.name} with --label.values "
+            f"{args.label.values} reads"
+        )
     label = LABELS.load(args.label.name)
     if hasattr(label, "annotate"):
         return [*found, *_unsupported(args), f"--label.name {args.label.name} makes its labels offline; training takes online ones so far"]
@@ -130,9 +150,10 @@ def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], 
     model = prepare_model(args, strategy)
     trainer = PRMTrainer(strategy, model, tokenizer, episodes, held_out, args)
     trainer.fit()
-    label = {k: v for k, v in vars(args.label).items() if k != "name"}
+    label = {k: v for k, v in vars(args.label).items() if k not in ("name", "values")}
     record = Record(
         method=args.label.name,
+        values=args.label.values,
         output=OUTPUTS[args.loss.kind],
         value_trained=args.loss.value_coef > 0 and args.label.name != "outcome_last",
         options={**label, **vars(args.loss), "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed},

@@ -11,6 +11,7 @@ import warnings
 import torch
 
 from . import checks
+from .advantages import turn_gae
 from .batches import LabelBatch
 from .scan import ValidEntries, discounted_suffix_sums
 
@@ -78,15 +79,40 @@ def td_gae(batch: LabelBatch, *, gamma: float = 1.0, lambd: float = 0.95, bootst
             "observation)",
             stacklevel=2,
         )
-    rewards_BK, bootstrap_B = batch.rewards_BK, None
-    if bootstrap:
-        last_BK = _last_turn(batch.mask_BK)
-        cut_B = batch.truncated_B & ~batch.terminated_B
-        if not dense:
-            rewards_BK = torch.where(last_BK & cut_B[:, None], 0.0, rewards_BK)
-        last_q_B = torch.where(last_BK, batch.q_BK, 0.0).sum(1)
-        bootstrap_B = torch.where(cut_B, last_q_B, 0.0)
+    rewards_BK, bootstrap_B = _behind_the_end(batch, bootstrap, dense)
     return td_gae_targets(batch.q_BK, rewards_BK, batch.mask_BK, gamma=gamma, lambd=lambd, bootstrap_B=bootstrap_B)
+
+
+def td_qv(batch: LabelBatch, *, gamma: float = 1.0, lambd: float = 0.95, bootstrap: bool = False, dense: bool = False) -> torch.Tensor:
+    """Registry entry `td_qv` (ours): the λ-return over states, the target of Q(s_t, a_t) and of V(s_t) alike.
+
+        δ_t = r_t + γ V_{t+1} − V_t
+        G_t = V_t + Σ_k (γλ)^k δ_{t+k}
+
+    V_t is the model's own value read before the action, so it has seen the observation that `td_gae` leaves out: this is a Bellman equation
+    for stochastic and partly observed environments, for rewards at every turn and for any γ. λ = 0 is one-step TD, λ = 1 the return.
+
+    Args:
+        bootstrap, dense: as in `td_gae`; the value behind the end of an episode that a limit cut is the model's score of its last turn.
+
+    Raises:
+        ValueError: the batch has no V.
+    """
+    if batch.v_BK is None:
+        raise ValueError("v_BK is None; td_qv wants the model's values at the states")
+    rewards_BK, bootstrap_B = _behind_the_end(batch, bootstrap, dense)
+    return turn_gae(rewards_BK, batch.v_BK, batch.mask_BK, gamma=gamma, lambd=lambd, bootstrap_value_B=bootstrap_B)[1]
+
+
+def _behind_the_end(batch: LabelBatch, bootstrap: bool, dense: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Rewards, and the value behind the last turn: the model's own score of it where a limit cut the episode and `bootstrap` is on."""
+    if not bootstrap:
+        return batch.rewards_BK, None
+    last_BK = _last_turn(batch.mask_BK)
+    cut_B = batch.truncated_B & ~batch.terminated_B
+    rewards_BK = batch.rewards_BK if dense else torch.where(last_BK & cut_B[:, None], 0.0, batch.rewards_BK)
+    last_q_B = torch.where(last_BK, batch.q_BK, 0.0).sum(1)
+    return rewards_BK, torch.where(cut_B, last_q_B, 0.0)
 
 
 @torch.no_grad()

@@ -245,7 +245,7 @@ def _labeller(args: Any) -> Labeller:
     """The label function with its options."""
     function = LABELS.load(args.label.name)
     options: dict[str, Any] = {}
-    if args.label.name == "td_gae":
+    if args.label.name in ("td_gae", "td_qv"):
         options = {"gamma": args.label.gamma, "lambd": args.label.lambd, "bootstrap": args.label.bootstrap_enable}
         options["dense"] = args.label.dense_rewards_enable
     options |= args.label.options

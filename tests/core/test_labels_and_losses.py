@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from openrlhf_agentprm.core.batches import LabelBatch
-from openrlhf_agentprm.core.labels import outcome_all, outcome_last, td_gae, td_gae_targets
+from openrlhf_agentprm.core.labels import outcome_all, outcome_last, td_gae, td_gae_targets, td_qv
 from openrlhf_agentprm.core.losses import agent_prm_loss, soft_bce_loss
 
 
@@ -77,6 +77,38 @@ def test_truncated_differs_from_terminated_with_bootstrap_only():
     batch = label_batch([[0.2, 0.6]], [0.0], terminated_B=~cut, truncated_B=cut)
     torch.testing.assert_close(td_gae(batch, lambd=1.0), torch.tensor([[0.0, 0.0]], dtype=torch.float64))
     torch.testing.assert_close(td_gae(batch, lambd=1.0, bootstrap=True), torch.tensor([[0.6, 0.6]], dtype=torch.float64))
+
+
+def test_td_qv_golden_numbers():
+    # V = .4 .5 .9, r = 1 at the end, γ = 1, λ = 0.5: δ = .1 .4 .1, A = .1 + .5·.45 = .325, .4 + .5·.1 = .45, .1; G = V + A
+    batch = label_batch([[0.0, 0.0, 0.0]], [1.0], v_BK=torch.tensor([[0.4, 0.5, 0.9]], dtype=torch.float64))
+    torch.testing.assert_close(td_qv(batch, lambd=0.5), torch.tensor([[0.725, 0.95, 1.0]], dtype=torch.float64))
+    # dense rewards and γ = 0.5, λ = 0: r_t + γ V_{t+1}, without a warning
+    dense = label_batch([[0.0, 0.0]], [1.0], v_BK=torch.tensor([[0.4, 0.6]], dtype=torch.float64))
+    dense.rewards_BK[0, 0] = 0.25
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(td_qv(dense, gamma=0.5, lambd=0.0), torch.tensor([[0.55, 1.0]], dtype=torch.float64))
+
+
+def test_td_qv_at_its_ends_and_with_masks():
+    v = torch.tensor([[0.4, math.nan, 0.5, 0.9]], dtype=torch.float64)
+    batch = label_batch([[0.1, math.nan, 0.1, 0.3]], [1.0], mask=[[True, False, True, True]], v_BK=v)
+    torch.testing.assert_close(td_qv(batch, lambd=1.0), outcome_all(batch))
+    torch.testing.assert_close(td_qv(batch, lambd=0.0), torch.tensor([[0.5, 0.0, 0.9, 1.0]], dtype=torch.float64))
+    cut = torch.tensor([True])
+    batch.terminated_B, batch.truncated_B = ~cut, cut
+    torch.testing.assert_close(td_qv(batch, lambd=0.0, bootstrap=True), torch.tensor([[0.5, 0.0, 0.9, 0.3]], dtype=torch.float64))
+    with pytest.raises(ValueError, match="v_BK is None"):
+        td_qv(label_batch([[0.2]], [1.0]))
+
+
+def test_td_qv_sees_the_observation_that_surprises():
+    """A first turn leads by a coin to a state that wins (V = 1) or to one that loses (V = 0). One-step targets of td_qv average to 1/2
+    whatever the model makes of the turn; td_gae's are the model's own score, as its V of the second state is that score."""
+    batch = label_batch([[0.9, 1.0], [0.9, 0.0]], [1.0, 0.0], v_BK=torch.tensor([[0.3, 1.0], [0.3, 0.0]], dtype=torch.float64))
+    assert float(td_qv(batch, lambd=0.0)[:, 0].mean()) == pytest.approx(0.5)
+    assert float(td_gae(batch, lambd=0.0)[:, 0].mean()) == pytest.approx(0.9)
 
 
 def test_warns_where_it_is_not_a_bellman_equation():

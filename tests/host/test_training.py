@@ -166,15 +166,18 @@ def test_the_loss_falls_and_the_checkpoint_says_how_it_was_made(reference):
             "--loss.kind",
             "soft_bce",
         ],
+        ["--label.name", "td_qv", "--label.gamma", "0.95"],
         ["--label.name", "thirdparty_half", "--loss.value_coef", "0"],
     ],
-    ids=["zero2+checkpointing+orm", "bf16+lora+pvm+bce", "third party's label"],
+    ids=["zero2+checkpointing+orm", "bf16+lora+pvm+bce", "td_qv", "third party's label"],
 )
 def test_the_hosts_ways_to_train(flags, tiny, count_store, tmp_path):
     rows = train_prm(tiny, count_store, tmp_path / "prm", "--train.micro_batch_size", "8", *flags)
     assert all(row["loss"] == row["loss"] for row in rows) and rows[-1]["loss"] < rows[0]["loss"]
     load_prm(str(tmp_path / "prm"))
     record = Record.load(tmp_path / "prm")
+    at_states = "td_qv" in flags
+    assert record.values == ("state" if at_states else "previous_q") and record.options["beta"] == (0.0 if at_states else 1.0)
     assert record.value_trained is ("outcome_last" not in flags and "0" not in flags[-1:])
     assert record.output == ("sigmoid" if "soft_bce" in flags else "linear")
 
