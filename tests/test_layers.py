@@ -17,6 +17,7 @@ LAYERS = {
     "prm": {"core", "data", "agents"},
     "rollout": {"core", "data", "envs", "agents"},
     "search": {"core", "data", "agents", "rollout", "prm"},
+    "annotate": {"core", "data", "envs", "agents", "prm", "rollout"},
     "host": {"core", "data", "envs", "agents", "prm", "rollout", "search"},
     "pipeline": {"core", "data", "envs", "agents", "prm", "rollout", "search", "host"},
     "report": {"core", "data", "envs", "agents", "prm", "rollout", "search", "host"},

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.arguments import parse_nested
 from ..core.registry import LABELS
 from ..rollout.config import json_object
 from .boundary import run_command
+
+if TYPE_CHECKING:
+    from ..prm.dataset import PRMData
 
 OUTPUTS = {"mse": "linear", "soft_bce": "sigmoid"}
 _SIZES = ("ring_attn_size", "tensor_parallel_size")
@@ -27,7 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     dtype = next(action for action in parser._actions if "--ds.param_dtype" in action.option_strings)
     dtype.choices = ["bf16", "fp16", "fp32"]
     label = parser.add_argument_group("labels")
-    label.add_argument("--label.name", default="td_gae", choices=LABELS.names(), help="method (agentprm list labels)")
+    label.add_argument("--label.name", choices=LABELS.names(), help="method (agentprm list labels; default: the sidecar's, else td_gae)")
+    label.add_argument("--label.sidecar", help="labels made beforehand by cli.label, in place of --label.name")
     label.add_argument("--label.gamma", type=float, default=1.0, help="td_gae, td_qv: discount a turn (not stated in the paper)")
     label.add_argument("--label.lambd", type=float, default=0.95, help="td_gae, td_qv: lambda (arXiv 2511.08325)")
     label.add_argument("--label.bootstrap_enable", action="store_true", help="td_gae, td_qv: bootstrap episodes that the step limit cut")
@@ -66,6 +70,10 @@ def main(argv: Sequence[str]) -> int:
 
 def fill_in(args: Any) -> None:
     """Defaults that depend on the method: `td_qv` regresses Q and V on one target, and reads V where it was trained."""
+    from ..data.sidecar import read_about
+
+    made = read_about(args.label.sidecar)["method"] if args.label.sidecar else None
+    args.label.name = args.label.name or made or "td_gae"
     at_states = args.label.name == "td_qv"
     args.label.values = args.label.values or ("state" if at_states else "previous_q")
     if args.loss.beta is None:
@@ -75,10 +83,11 @@ def fill_in(args: Any) -> None:
 def train(args: Any) -> None:
     from ..agents.chat import load_tokenizer
     from ..core.errors import UserError
+    from ..data.sidecar import read_labels
     from ..host.activate import activate
     from ..host.cpu import prepare_environment
     from ..host.launch import stand_alone
-    from ..prm.dataset import load_data, shuffle_outcomes, split_by_task
+    from ..prm.dataset import attach_labels, load_data, shuffle_outcomes, split_by_task
     from ..prm.vocabulary import check_vocabulary
 
     if problems := _problems(args):
@@ -89,6 +98,8 @@ def train(args: Any) -> None:
     data = load_data(args.data.dataset.split(","), max_len=args.data.max_len, max_samples=args.data.max_samples)
     if args.loss.kind == "soft_bce" and (args.label.dense_rewards_enable or any(not 0 <= e.outcome <= 1 for e in data.episodes)):
         raise UserError("--loss.kind soft_bce wants outcomes from 0 to 1 and no dense rewards; take --loss.kind mse")
+    if args.label.sidecar:
+        attach_labels(data, read_labels(args.label.sidecar))
     if args.label.shuffle_seed is not None:
         shuffle_outcomes(data.episodes, args.label.shuffle_seed)
     episodes, held_out = split_by_task(data.episodes, args.eval.share)
@@ -98,7 +109,7 @@ def train(args: Any) -> None:
         raise UserError(f"{len(episodes)} episodes do not fill one batch of --train.batch_size {args.train.batch_size}")
     check_vocabulary(args.model.model_name_or_path, args.data.dataset, episodes)
     tokenizer = load_tokenizer(args.model.model_name_or_path)
-    _train(args, tokenizer, episodes, held_out, data.summary())
+    _train(args, tokenizer, episodes, held_out, data)
 
 
 def _problems(args: Any) -> list[str]:
@@ -128,9 +139,31 @@ def _problems(args: Any) -> list[str]:
             f"{args.label.values} reads"
         )
     label = LABELS.load(args.label.name)
+    if args.label.sidecar:
+        return found + _unsupported(args) + _sidecar_problems(args)
     if hasattr(label, "annotate"):
-        return [*found, *_unsupported(args), f"--label.name {args.label.name} makes its labels offline; training takes online ones so far"]
+        told = f"make them with cli.label --label.name {args.label.name} and give the folder as --label.sidecar"
+        return [*found, *_unsupported(args), f"--label.name {args.label.name} makes its labels from the whole store: {told}"]
     return found + _unsupported(args) + unknown_options("--label.options", args.label.options, label)
+
+
+def _sidecar_problems(args: Any) -> list[str]:
+    """Flags that would change labels which are made already."""
+    from ..data.sidecar import read_about
+
+    made = read_about(args.label.sidecar)["method"]
+    found = (
+        []
+        if made == args.label.name
+        else [f"--label.sidecar {args.label.sidecar} was made by {made}, not by --label.name {args.label.name}"]
+    )
+    given = {
+        "--label.options": args.label.options,
+        "--label.bootstrap_enable": args.label.bootstrap_enable,
+        "--label.dense_rewards_enable": args.label.dense_rewards_enable,
+        "--label.shuffle_seed": args.label.shuffle_seed is not None,
+    }
+    return found + [f"{name} does nothing to labels that are made already; give it to cli.label" for name, on in given.items() if on]
 
 
 def _unsupported(args: Any) -> list[str]:
@@ -140,15 +173,16 @@ def _unsupported(args: Any) -> list[str]:
     return found + [f"{name} is not supported in PRM training" for name, value in on.items() if value]
 
 
-def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], summary: dict[str, Any]) -> None:
+def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], data: PRMData) -> None:
     from ..host.prm_strategy import prepare_model, set_up
     from ..host.prm_trainer import PRMTrainer
     from ..prm.model import Record
 
     strategy = set_up(args)
+    summary = data.summary()
     strategy.print(f"{summary}")
     model = prepare_model(args, strategy)
-    trainer = PRMTrainer(strategy, model, tokenizer, episodes, held_out, args)
+    trainer = PRMTrainer(strategy, model, tokenizer, episodes, held_out, args, data.labels)
     trainer.fit()
     label = {k: v for k, v in vars(args.label).items() if k not in ("name", "values")}
     record = Record(

@@ -18,6 +18,7 @@ def agent_prm_loss(
     num_turns: float | torch.Tensor | None = None,
     num_pairs: float | torch.Tensor | None = None,
     num_episodes: float | torch.Tensor | None = None,
+    weights_BK: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Promise and progress, regressed together (Xi et al., arXiv 2511.08325, Algorithm 1, with its ½).
 
@@ -36,6 +37,7 @@ def agent_prm_loss(
             failure weighs no more than a short success.
         num_turns, num_pairs: counts over all micro-batches and ranks that replace the local denominators ("turns").
         num_episodes: the same for "episodes".
+        weights_BK: w_t ≥ 0 of each turn, 1 if None: means become Σ w e² / Σ w, and a pair weighs √(w_t w_{t−1}). Counts are then sums of weights.
 
     Returns:
         A scalar; 0 (with a gradient of 0) where nothing is labelled.
@@ -43,15 +45,14 @@ def agent_prm_loss(
     checks.same_layout(mask_BK, q_BK=q_BK, targets_BK=targets_BK)
     _check_reduction(reduce, num_turns, num_pairs, num_episodes)
     valid = ValidEntries(mask_BK)
+    w_BN, pair_w_BN = _weights(valid, weights_BK, q_BK)
     error_BN = valid.gather(q_BK) - valid.gather(targets_BK).detach()
-    pair_BN = valid.mask_BN[:, 1:]
-    step_BN = torch.where(pair_BN, error_BN[:, 1:] - error_BN[:, :-1], 0.0)
+    promise_BN = w_BN * error_BN.square()
+    progress_BN = pair_w_BN * (error_BN[:, 1:] - error_BN[:, :-1]).square()
     if reduce == "turns":
-        promise = _mean(error_BN.square().sum(), valid.mask_BN.sum(), num_turns)
-        return 0.5 * promise + 0.5 * beta * _mean(step_BN.square().sum(), pair_BN.sum(), num_pairs)
-    promise_B = error_BN.square().sum(1) / valid.counts_B.clamp(min=1)
-    progress_B = step_BN.square().sum(1) / (valid.counts_B - 1).clamp(min=1)
-    return _mean((0.5 * promise_B + 0.5 * beta * progress_B).sum(), (valid.counts_B > 0).sum(), num_episodes)
+        return 0.5 * _mean(promise_BN.sum(), w_BN.sum(), num_turns) + 0.5 * beta * _mean(progress_BN.sum(), pair_w_BN.sum(), num_pairs)
+    each_B = 0.5 * _row_means(promise_BN, w_BN) + 0.5 * beta * _row_means(progress_BN, pair_w_BN)
+    return _mean(each_B.sum(), (w_BN.sum(1) > 0).sum(), num_episodes)
 
 
 def soft_bce_loss(
@@ -64,6 +65,7 @@ def soft_bce_loss(
     num_turns: float | torch.Tensor | None = None,
     num_pairs: float | torch.Tensor | None = None,
     num_episodes: float | torch.Tensor | None = None,
+    weights_BK: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Binary cross-entropy against targets that need not be 0 or 1, for scores Q = σ(z) (Choudhury, arXiv 2502.10325, stage 2).
 
@@ -74,7 +76,7 @@ def soft_bce_loss(
     Args:
         logits_BK: z, the head's output.
         targets_BK: Q̂_t in [0, 1]; no gradient flows through it.
-        beta, reduce, num_turns, num_pairs, num_episodes: as in `agent_prm_loss`.
+        beta, reduce, num_turns, num_pairs, num_episodes, weights_BK: as in `agent_prm_loss`.
 
     Raises:
         ValueError: a target outside [0, 1] at a valid turn.
@@ -87,22 +89,45 @@ def soft_bce_loss(
         raise ValueError(f"targets_BK spans [{float(y_BN.min()):g}, {float(y_BN.max()):g}]; a cross-entropy wants targets in [0, 1]")
     y_BN = y_BN.clamp(0, 1)  # λ-returns are sums, and end a rounding beside 1
     each_BN = torch.nn.functional.binary_cross_entropy_with_logits(z_BN, y_BN, reduction="none")
-    each_BN = torch.where(valid.mask_BN, each_BN, 0.0)
+    w_BN, _ = _weights(valid, weights_BK, logits_BK)
+    each_BN = w_BN * each_BN
     if reduce == "turns":
-        total = _mean(each_BN.sum(), valid.mask_BN.sum(), num_turns)
+        total = _mean(each_BN.sum(), w_BN.sum(), num_turns)
     else:
-        total = _mean((each_BN.sum(1) / valid.counts_B.clamp(min=1)).sum(), (valid.counts_B > 0).sum(), num_episodes)
+        total = _mean(_row_means(each_BN, w_BN).sum(), (w_BN.sum(1) > 0).sum(), num_episodes)
     if beta:
-        counts = {"num_turns": num_turns, "num_pairs": num_pairs, "num_episodes": num_episodes}
+        counts = {"num_turns": num_turns, "num_pairs": num_pairs, "num_episodes": num_episodes, "weights_BK": weights_BK}
         q_BK = logits_BK.sigmoid()
         both, promise = (agent_prm_loss(q_BK, targets_BK, mask_BK, beta=b, reduce=reduce, **counts) for b in (beta, 0.0))
         total = total + both - promise
     return total
 
 
+def turn_counts(mask_BK: torch.Tensor, weights_BK: torch.Tensor | None = None) -> torch.Tensor:
+    """(turns, pairs, episodes) of a micro-batch, as the losses count them: sums of weights, and episodes that have any."""
+    valid = ValidEntries(mask_BK)
+    w_BN, pair_w_BN = _weights(valid, weights_BK, torch.zeros(mask_BK.shape, device=mask_BK.device))
+    return torch.stack([w_BN.sum(), pair_w_BN.sum(), (w_BN.sum(1) > 0).sum().to(w_BN.dtype)])
+
+
+def _weights(valid: ValidEntries, weights_BK: torch.Tensor | None, like_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of turns (B, N) and of pairs (B, N − 1), 0 behind the last turn."""
+    if weights_BK is None:
+        w_BN = valid.mask_BN.to(like_BK.dtype)
+    else:
+        checks.same_layout(valid.mask_BT, weights_BK=weights_BK)
+        w_BN = valid.gather(weights_BK).to(like_BK.dtype)
+    return w_BN, (w_BN[:, 1:] * w_BN[:, :-1]).sqrt()
+
+
+def _row_means(weighted_BN: torch.Tensor, w_BN: torch.Tensor) -> torch.Tensor:
+    sums_B = w_BN.sum(1)
+    return torch.where(sums_B > 0, weighted_BN.sum(1) / sums_B.clamp(min=1e-30), 0.0)
+
+
 def _mean(total: torch.Tensor, local_count: torch.Tensor, count: float | torch.Tensor | None) -> torch.Tensor:
     if count is None:
-        return total / local_count.clamp(min=1)
+        return total / torch.where(local_count > 0, local_count, 1.0)
     return total / max(count, 1e-30) if not isinstance(count, torch.Tensor) else total / count.clamp(min=1e-30)
 
 

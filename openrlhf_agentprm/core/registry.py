@@ -95,7 +95,8 @@ ENVS = Registry(
 LABELS = Registry(
     "label",
     f"{_HERE}.labels",
-    {name: f"{_HERE}.core.labels:{name}" for name in ("td_gae", "td_qv", "outcome_all", "outcome_last")},
+    {name: f"{_HERE}.core.labels:{name}" for name in ("td_gae", "td_qv", "outcome_all", "outcome_last")}
+    | {"mc_visits": f"{_HERE}.annotate.visits:mc_visits"},
 )
 ADVANTAGES = Registry(
     "advantage estimator",

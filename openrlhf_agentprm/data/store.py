@@ -80,19 +80,17 @@ class EpisodeStore:
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Every row once, shard by shard; a torn shard is a `UserError` that names it."""
+        return (row for batch in self.batches(columns) for row in batch.to_pylist())
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """`rows` as Arrow batches, for what would be slow row by row."""
         seen: set[str] = set()
         wanted = None if columns is None else sorted({*columns, "episode_id"})
         for shard in self.shards():
-            for batch in _read_shard(shard, wanted):
-                for row in batch.to_pylist():
-                    if row["episode_id"] not in seen:
-                        seen.add(row["episode_id"])
-                        yield row
+            yield from (_unseen(batch, seen) for batch in _read_shard(shard, wanted))
         for journal in self._journals():
-            for row in rows_of(journal):
-                if row["episode_id"] not in seen:
-                    seen.add(row["episode_id"])
-                    yield row if wanted is None else {name: row[name] for name in wanted}
+            batch = pa.RecordBatch.from_pylist(list(rows_of(journal)), schema=SCHEMA)
+            yield _unseen(batch if wanted is None else batch.select(wanted), seen)
 
     def episodes(self) -> Iterator[Episode]:
         return (Episode.from_row(row) for row in self.rows())
@@ -177,6 +175,13 @@ class EpisodeWriter:
         rows = [row for row in rows_of(journal) if row["episode_id"] not in in_shards]
         if rows:
             _write_shard(self.path / f"episodes-{name}-last.parquet", rows)
+
+
+def _unseen(batch: pa.RecordBatch, seen: set[str]) -> pa.RecordBatch:
+    """The rows whose ids are not in `seen`, which then holds them."""
+    ids = batch.column("episode_id").to_pylist()
+    fresh = [not (i in seen or seen.add(i)) for i in ids]  # type: ignore[func-returns-value]
+    return batch if all(fresh) else batch.filter(pa.array(fresh, type=pa.bool_()))
 
 
 def _ids_of(shard: Path) -> Iterator[dict[str, Any]]:

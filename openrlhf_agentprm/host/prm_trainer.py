@@ -6,6 +6,7 @@ the online kind are made anew for every micro-batch from the same forward pass t
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -18,10 +19,10 @@ import torch.distributed as dist
 from ..core import metrics
 from ..core.batches import LabelBatch
 from ..core.errors import UserError
-from ..core.losses import agent_prm_loss, soft_bce_loss
+from ..core.losses import agent_prm_loss, soft_bce_loss, turn_counts
 from ..core.registry import LABELS
 from ..data.episode import Episode
-from ..prm.dataset import PRMBatch, batches_by_length, collate, micro_batches
+from ..prm.dataset import Labels, PRMBatch, batches_by_length, collate, micro_batches
 from ..prm.model import Record, read_out_on_call
 from .prm_strategy import whole_weights
 
@@ -37,9 +38,19 @@ class PRMTrainer:
         tokenizer: saved with the checkpoint.
         train, held_out: episodes.
         args: nested flags of `cli.train_prm`.
+        labels: targets made beforehand, in place of those that `--label.name` makes from the model's scores.
     """
 
-    def __init__(self, strategy: Any, model: Any, tokenizer: Any, train: Sequence[Episode], held_out: Sequence[Episode], args: Any) -> None:
+    def __init__(
+        self,
+        strategy: Any,
+        model: Any,
+        tokenizer: Any,
+        train: Sequence[Episode],
+        held_out: Sequence[Episode],
+        args: Any,
+        labels: Labels | None = None,
+    ) -> None:
         self.strategy = strategy
         self.args = args
         self.tokenizer = tokenizer
@@ -47,7 +58,8 @@ class PRMTrainer:
         self.held_out = held_out
         self.lengths = [len(e.token_ids) for e in train]
         self.steps_per_epoch = len(train) // args.train.batch_size
-        self.label = _labeller(args)
+        self.labels = labels
+        self.label = _labeller(args) if labels is None else None
         config = dict(
             optim=args.optim,
             muon=vars(args.muon),
@@ -88,7 +100,7 @@ class PRMTrainer:
         rank, world = self.strategy.get_rank(), dist.get_world_size()
         mine = list(range(rank, len(episodes), world))
         parts = [
-            collate([episodes[i] for i in m], dense_rewards=self.args.label.dense_rewards_enable)
+            collate([episodes[i] for i in m], dense_rewards=self.args.label.dense_rewards_enable, labels=self.labels)
             for m in micro_batches(mine, self.args.train.micro_batch_size)
         ]
         counts = None
@@ -98,9 +110,9 @@ class PRMTrainer:
             q_BK, v_BK = self._scores(*heads)
             targets_BK = self._targets(part, q_BK, v_BK)
             mask_BK = part.positions.mask_BK.to(self.device) & ~targets_BK.isnan()
-            if counts is None:
-                counts = self._counts(parts, mask_BK, targets_BK)
-            loss = self._loss(*heads, targets_BK, mask_BK, counts)
+            counts = counts or self._counts(parts)
+            weights_BK = None if part.weights_BK is None else part.weights_BK.to(self.device)
+            loss = self._loss(*heads, targets_BK, mask_BK, counts, weights_BK)
             self.engine.backward(loss * world * len(parts))  # DeepSpeed divides by both
             self.engine.step()
             totals["loss"] += float(loss.detach())
@@ -119,6 +131,9 @@ class PRMTrainer:
         return (q_BK.sigmoid(), v_BK.sigmoid()) if self.args.loss.kind == "soft_bce" else (q_BK, v_BK)
 
     def _targets(self, part: PRMBatch, q_BK: torch.Tensor, v_BK: torch.Tensor) -> torch.Tensor:
+        if self.label is None:
+            assert part.targets_BK is not None
+            return part.targets_BK.to(self.device)
         to = lambda x: x.to(self.device)  # noqa: E731
         return self.label(
             LabelBatch(
@@ -132,7 +147,7 @@ class PRMTrainer:
             )
         ).to(q_BK.dtype)
 
-    def _counts(self, parts: list[PRMBatch], first_mask_BK: torch.Tensor, first_targets_BK: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _counts(self, parts: list[PRMBatch]) -> dict[str, torch.Tensor]:
         """Labelled turns, pairs and episodes of the whole step, over micro-batches and ranks.
 
         Which turns a method labels does not depend on the scores, so labelling with zeros tells.
@@ -142,10 +157,9 @@ class PRMTrainer:
             mask_BK = part.positions.mask_BK.to(self.device)
             zeros = torch.zeros(mask_BK.shape, device=self.device)
             labelled = mask_BK & ~self._targets(part, zeros, zeros).isnan()
-            turns_B = labelled.sum(1)
-            counts += torch.stack([turns_B.sum(), (turns_B - 1).clamp(min=0).sum(), (turns_B > 0).sum()]).float()
+            counts += turn_counts(labelled, None if part.weights_BK is None else part.weights_BK.to(self.device))
         dist.all_reduce(counts)
-        return {"num_turns": counts[0].clamp(min=1), "num_pairs": counts[1].clamp(min=1), "num_episodes": counts[2].clamp(min=1)}
+        return dict(zip(("num_turns", "num_pairs", "num_episodes"), torch.where(counts > 0, counts, 1.0), strict=True))
 
     def _loss(
         self,
@@ -154,6 +168,7 @@ class PRMTrainer:
         targets_BK: torch.Tensor,
         mask_BK: torch.Tensor,
         counts: dict[str, torch.Tensor],
+        weights_BK: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Of the head's outputs at the ends and beginnings of turns.
 
@@ -163,10 +178,11 @@ class PRMTrainer:
         loss = self.args.loss
         function = soft_bce_loss if loss.kind == "soft_bce" else agent_prm_loss
         names = ("num_turns", "num_pairs") if loss.reduce == "turns" else ("num_episodes",)
-        total = function(q_BK, targets_BK, mask_BK, beta=loss.beta, reduce=loss.reduce, **{n: counts[n] for n in names})
+        function = functools.partial(function, reduce=loss.reduce, weights_BK=weights_BK)
+        total = function(q_BK, targets_BK, mask_BK, beta=loss.beta, **{n: counts[n] for n in names})
         if loss.value_coef:
             kept = {n: counts[n] for n in names if n != "num_pairs"}
-            total = total + loss.value_coef * function(v_BK, targets_BK, mask_BK, beta=0.0, reduce=loss.reduce, **kept)
+            total = total + loss.value_coef * function(v_BK, targets_BK, mask_BK, beta=0.0, **kept)
         return total
 
     @torch.no_grad()

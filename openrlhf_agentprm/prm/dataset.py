@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,8 @@ from ..data.layout import TurnPositions, spans_of
 from ..data.store import EpisodeStore
 from .scoring import make_batch
 
+Labels = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # by episode: target (NaN: no label) and weight of every turn
+
 
 @dataclass
 class PRMData:
@@ -23,6 +26,7 @@ class PRMData:
 
     episodes: list[Episode]
     left_out: Counter[str] = field(default_factory=Counter)
+    labels: Labels | None = None
 
     def summary(self) -> dict[str, object]:
         return {
@@ -62,6 +66,19 @@ def load_data(paths: Sequence[str], *, max_len: int, max_samples: int | None = N
     return data
 
 
+def attach_labels(data: PRMData, labels: Labels) -> None:
+    """Keep the episodes that have a label, and count the others.
+
+    Raises:
+        UserError: no episode has one: the labels are of another store.
+    """
+    kept = [e for e in data.episodes if e.episode_id in labels and any(t == t for t in labels[e.episode_id][0])]
+    data.left_out["no label"] += len(data.episodes) - len(kept)
+    if not kept:
+        raise UserError(f"none of the {len(data.episodes)} episodes has a label in --label.sidecar: it was made for another store")
+    data.episodes, data.labels = kept, labels
+
+
 def shuffle_outcomes(episodes: Sequence[Episode], seed: int) -> None:
     """Deal the outcomes out again at random, in place: a PRM trained on them knows nothing, whatever else it was given."""
     outcomes = [e.outcome for e in episodes]
@@ -90,10 +107,16 @@ class PRMBatch:
     outcome_B: torch.Tensor
     terminated_B: torch.Tensor
     truncated_B: torch.Tensor
+    targets_BK: torch.Tensor | None = None  # made beforehand; NaN: no label
+    weights_BK: torch.Tensor | None = None
 
 
-def collate(episodes: Sequence[Episode], *, dense_rewards: bool = False) -> PRMBatch:
-    """Pad a batch. Rewards are the outcome at the last turn and 0 before it, or the environment's own if `dense_rewards`."""
+def collate(episodes: Sequence[Episode], *, dense_rewards: bool = False, labels: Labels | None = None) -> PRMBatch:
+    """Pad a batch. Rewards are the outcome at the last turn and 0 before it, or the environment's own if `dense_rewards`.
+
+    Args:
+        labels: targets that were made beforehand, for every episode of the batch.
+    """
     spans = [spans_of(e) for e in episodes]
     batch = make_batch([e.token_ids for e in episodes], spans)
     rewards_BK = torch.zeros(batch.positions.mask_BK.shape)
@@ -110,7 +133,18 @@ def collate(episodes: Sequence[Episode], *, dense_rewards: bool = False) -> PRMB
         torch.tensor([e.outcome for e in episodes]),
         torch.tensor([e.terminated for e in episodes]),
         torch.tensor([e.truncated or e.status is Status.TRUNCATED for e in episodes]),
+        *_padded_labels(episodes, labels, rewards_BK.shape),
     )
+
+
+def _padded_labels(episodes: Sequence[Episode], labels: Labels | None, shape: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    if labels is None:
+        return ()
+    targets_BK, weights_BK = torch.full(tuple(shape), math.nan), torch.zeros(tuple(shape))
+    for row, episode in enumerate(episodes):
+        for into, values in zip((targets_BK, weights_BK), labels[episode.episode_id], strict=True):
+            into[row, : len(values)] = torch.tensor(values)
+    return targets_BK, weights_BK
 
 
 def batches_by_length(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:

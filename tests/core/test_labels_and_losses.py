@@ -8,7 +8,7 @@ import torch
 
 from openrlhf_agentprm.core.batches import LabelBatch
 from openrlhf_agentprm.core.labels import outcome_all, outcome_last, td_gae, td_gae_targets, td_qv
-from openrlhf_agentprm.core.losses import agent_prm_loss, soft_bce_loss
+from openrlhf_agentprm.core.losses import agent_prm_loss, soft_bce_loss, turn_counts
 
 
 def paper_targets(m, r, gamma, lambd, v0=0.123):
@@ -195,3 +195,32 @@ def test_soft_bce_equals_bce_on_hard_labels_and_keeps_float_ones():
     torch.testing.assert_close(soft_bce_loss(z, a_rounding_above, mask), bce)
     with pytest.raises(ValueError, match=r"targets_BK spans \[.*a cross-entropy wants targets in \[0, 1\]"):
         soft_bce_loss(z, soft + 1, mask)
+
+
+@pytest.mark.parametrize("reduce", ["turns", "episodes"])
+@pytest.mark.parametrize("loss", [agent_prm_loss, soft_bce_loss])
+def test_weights_of_a_half_count_half(loss, reduce):
+    """A turn of weight 2 weighs as two of weight 1; equal weights change nothing; weight 0 is no turn."""
+    torch.manual_seed(0)
+    q, targets = torch.randn(3, 4), torch.rand(3, 4)
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False], [True, True, False, False]])
+    plain = loss(q, targets, mask, beta=0.7, reduce=reduce)
+    torch.testing.assert_close(loss(q, targets, mask, beta=0.7, reduce=reduce, weights_BK=torch.full((3, 4), 3.0)), plain)
+    without = mask.clone()
+    without[0, 2] = False
+    weights = torch.ones(3, 4)
+    weights[0, 2] = 0.0
+    torch.testing.assert_close(
+        loss(q, targets, mask, beta=0.7, reduce=reduce, weights_BK=weights), loss(q, targets, without, beta=0.7, reduce=reduce)
+    )
+    one, two = torch.tensor([[0.5, 0.1]]), torch.tensor([[1.0, 0.0]])
+    both, w = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[1.0, 3.0]])
+    parts = [float(loss(one[:, k : k + 1], two[:, k : k + 1], both[:, :1], beta=0.0)) for k in range(2)]
+    assert float(loss(one, two, both, beta=0.0, weights_BK=w)) == pytest.approx((parts[0] + 3 * parts[1]) / 4)
+
+
+def test_counts_are_what_the_losses_divide_by():
+    mask = torch.tensor([[True, True, True], [True, False, True], [False, False, False]])
+    assert turn_counts(mask).tolist() == [5.0, 3.0, 2.0]
+    weights = torch.tensor([[4.0, 1.0, 0.0], [1.0, 9.0, 1.0], [1.0, 1.0, 1.0]])
+    assert turn_counts(mask, weights).tolist() == [7.0, 3.0, 2.0]

@@ -1,0 +1,119 @@
+"""`mc_visits`: the mean return of all visits of a state and action (Choudhury, arXiv 2502.10325, stage 1)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from ..core.errors import UserError
+from ..core.visits import returns_behind, visit_means
+from ..data.episode import Status
+from ..data.sidecar import Sidecar, table_of
+from ..data.store import EpisodeStore
+
+_COLUMNS = ["env", "task_id", "status", "outcome", "token_ids", "turns"]
+_WITH_OUTCOME = pa.array([s.value for s in Status if s.has_outcome])
+
+
+class mc_visits:
+    """Registry entry `mc_visits`, offline.
+
+    Two turns are visits of one state and action if they are of one task and their tokens are the same from the prompt to the action's end:
+    the state as the policy sees it. Groups never reach over tasks, so a split by task lets no outcome of one side into the labels of the other.
+    """
+
+    @staticmethod
+    def annotate(
+        store: EpisodeStore,
+        *,
+        gamma: float = 1.0,
+        discount_from: str = "turn",
+        min_visits: int = 1,
+        weight: str = "visit",
+        dense: bool = False,
+    ) -> Sidecar:
+        """Q̂(s, a) = mean over visits of G_t, see `core.visits`.
+
+        Args:
+            gamma: discount a turn; the paper does not state it.
+            discount_from: "turn" (steps to go) or "start" (steps since the episode's start, as the released code).
+            min_visits: a turn whose state and action were visited less often gets no label.
+            weight: "visit": every turn counts once in the loss; "pair": every state and action does.
+            dense: the environment's rewards in place of the outcome, moved and scaled to [0, 1] over the store if they leave it.
+        """
+        _check(gamma, discount_from, min_visits, weight)
+        ids: list[str] = []
+        turns: list[int] = []
+        returns: list[float] = []
+        groups: list[int] = []
+        known: dict[bytes, int] = {}
+        for episode_id, keys, rewards in _episodes(store, dense):
+            ids += [episode_id] * len(keys)
+            turns += range(len(keys))
+            returns += returns_behind(rewards, gamma=gamma, discount_from=discount_from)
+            groups += [known.setdefault(key, len(known)) for key in keys]
+        if not ids:
+            raise UserError(f"the store {store.path} holds no episode with an outcome, so there is nothing to label")
+        targets_N, visits_N = visit_means(torch.tensor(returns, dtype=torch.float64), torch.tensor(groups))
+        low, high = float(targets_N.min()), float(targets_N.max())
+        if dense and (low < 0 or high > 1):
+            targets_N = (targets_N - low) / max(high - low, 1e-12)
+        keep_N = visits_N >= min_visits
+        weights_N = 1 / visits_N if weight == "pair" else torch.ones(len(ids))
+        figures = {
+            "turns": len(ids),
+            "labelled": int(keep_N.sum()),
+            "states_and_actions": len(known),
+            "mean_visits": len(ids) / len(known),
+            "visited_once": int((visits_N == 1).sum()),
+            "returns_from_to": [low, high],
+        }
+        rows = table_of(ids, turns, targets_N.numpy(), keep_N.numpy(), weights_N.numpy())
+        return Sidecar(rows, {"sampled_tokens": 0, "environment_steps": 0}, figures)
+
+
+def _check(gamma: float, discount_from: str, min_visits: int, weight: str) -> None:
+    problems = []
+    if not 0 <= gamma <= 1:
+        problems.append(f"gamma is {gamma}; wanted a discount from 0 to 1")
+    if discount_from not in ("turn", "start"):
+        problems.append(f"discount_from is {discount_from!r}; allowed: turn, start")
+    if min_visits < 1:
+        problems.append(f"min_visits is {min_visits}; wanted 1 or more")
+    if weight not in ("visit", "pair"):
+        problems.append(f"weight is {weight!r}; allowed: visit, pair")
+    if problems:
+        raise UserError([f"mc_visits: {p}" for p in problems])
+
+
+def _episodes(store: EpisodeStore, dense: bool) -> Iterator[tuple[str, list[bytes], list[float]]]:
+    """(id, a key for each state and action, rewards) of every episode with an outcome."""
+    for batch in store.batches(_COLUMNS):
+        batch = batch.filter(pc.is_in(batch.column("status"), value_set=_WITH_OUTCOME))
+        tokens, turns = batch.column("token_ids"), batch.column("turns")
+        token_ids, token_offsets = np.ascontiguousarray(tokens.values), tokens.offsets.to_pylist()
+        ends, rewards = (turns.values.field(name).to_pylist() for name in ("action_end", "reward"))
+        turn_offsets = turns.offsets.to_pylist()
+        names = zip(*(batch.column(name).to_pylist() for name in ("episode_id", "env", "task_id", "outcome")), strict=True)
+        for row, (episode_id, env, task_id, outcome) in enumerate(names):
+            first, last = turn_offsets[row], turn_offsets[row + 1]
+            if first == last:
+                continue
+            own = rewards[first:last] if dense else [0.0] * (last - first - 1) + [outcome]
+            yield episode_id, _keys(token_ids[token_offsets[row] :], ends[first:last], f"{env}\0{task_id}\0"), own
+
+
+def _keys(token_ids: np.ndarray, ends: list[int], task: str) -> list[bytes]:
+    """A digest of the task and of the tokens up to each action's end."""
+    digest = hashlib.blake2b(task.encode(), digest_size=16)
+    found, at = [], 0
+    for end in ends:
+        digest.update(token_ids[at:end].data)
+        found.append(digest.digest())
+        at = end
+    return found
