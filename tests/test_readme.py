@@ -51,6 +51,7 @@ def test_a_command_of_the_readme_is_right(line):
 
 SHORTER = {
     "collect": ["--env.num_tasks", 8, "--env.num_workers", 8, "--collect.n_samples_per_task", 4],
+    "label": [],
     "train_prm": ["--train.batch_size", 8, "--train.micro_batch_size", 8, "--train.max_epochs", 1],
     "search": ["--env.num_tasks", 4, "--env.num_workers", 4],
 }
@@ -69,6 +70,7 @@ def test_the_stages_run_one_after_the_other_as_shown(quick_run, tmp_path):
         done = run(*words, *fewer, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"})
         assert "Traceback" not in done.stderr, done.stderr[-2000:]
     assert (tmp_path / "runs/prm/agentprm.json").exists() and (tmp_path / "runs/search.json").exists()
+    assert (tmp_path / "runs/visits/labels.json").exists()
 
 
 def test_links_and_code_names_lead_somewhere():

@@ -60,6 +60,11 @@ class mc_visits:
         if not ids:
             raise UserError(f"the store {store.path} holds no episode with an outcome, so there is nothing to label")
         targets_N, visits_N = visit_means(torch.tensor(returns, dtype=torch.float64), torch.tensor(groups))
+        if min_visits > int(visits_N.max()):
+            raise UserError(
+                f"mc_visits: no state and action of {store.path} was visited {min_visits} times (the most is {int(visits_N.max())}); "
+                "lower min_visits, or collect more samples a task"
+            )
         low, high = float(targets_N.min()), float(targets_N.max())
         if dense and (low < 0 or high > 1):
             targets_N = (targets_N - low) / max(high - low, 1e-12)

@@ -21,6 +21,7 @@ _MODULES = {
     "collect": "play episodes into a store",
     "tiny_policy": "a tiny policy from scratch",
     "train_sft": "supervised warm start (deepspeed --module)",
+    "label": "labels that need the whole store",
     "train_prm": "train a process reward model (deepspeed --module)",
     "train_ppo_ray": "PPO on Ray, the host's command line and ours",
     "evaluate": "what PRMs know, best-of-N",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from . import checks
@@ -96,7 +98,7 @@ def soft_bce_loss(
     else:
         total = _mean(_row_means(each_BN, w_BN).sum(), (w_BN.sum(1) > 0).sum(), num_episodes)
     if beta:
-        counts = {"num_turns": num_turns, "num_pairs": num_pairs, "num_episodes": num_episodes, "weights_BK": weights_BK}
+        counts: dict[str, Any] = {"num_turns": num_turns, "num_pairs": num_pairs, "num_episodes": num_episodes, "weights_BK": weights_BK}
         q_BK = logits_BK.sigmoid()
         both, promise = (agent_prm_loss(q_BK, targets_BK, mask_BK, beta=b, reduce=reduce, **counts) for b in (beta, 0.0))
         total = total + both - promise

@@ -75,7 +75,7 @@ def attach_labels(data: PRMData, labels: Labels) -> None:
     kept = [e for e in data.episodes if e.episode_id in labels and any(t == t for t in labels[e.episode_id][0])]
     data.left_out["no label"] += len(data.episodes) - len(kept)
     if not kept:
-        raise UserError(f"none of the {len(data.episodes)} episodes has a label in --label.sidecar: it was made for another store")
+        raise UserError(f"none of the {len(data.episodes)} episodes has a label in --label.sidecar; was it made for another store?")
     data.episodes, data.labels = kept, labels
 
 

@@ -113,6 +113,8 @@ def test_bad_options_and_torn_sidecars_are_told(store, tmp_path):
     with pytest.raises(UserError) as raised:
         mc_visits.annotate(made, gamma=2.0, min_visits=0, discount_from="end", weight="x")
     assert len(raised.value.problems) == 4
+    with pytest.raises(UserError, match="was visited 2 times"):
+        mc_visits.annotate(made, min_visits=2)
     with pytest.raises(UserError, match="holds no finished labels"):
         read_labels(tmp_path)
     labels(made, tmp_path)
@@ -123,7 +125,7 @@ def test_bad_options_and_torn_sidecars_are_told(store, tmp_path):
 
 @pytest.mark.host
 def test_a_prm_is_trained_on_labels_made_beforehand(tiny, count_store, tmp_path):
-    line = ["--data.dataset", count_store, "--label.name", "mc_visits", "--label.options", '{"min_visits": 2, "weight": "pair"}']
+    line = ["--data.dataset", count_store, "--label.name", "mc_visits", "--label.options", '{"gamma": 0.9, "weight": "pair"}']
     done = module("label", *line, "--label.output", tmp_path / "labels")
     assert "states and actions" in done.stdout and "seconds" in done.stdout
     common = [

@@ -190,7 +190,7 @@ def test_debug_shows_where():
 
 
 def test_commands_print_help_and_json_survives(count_store, tmp_path):
-    for name in ("collect", "tiny_policy", "evaluate", "search", "report"):
+    for name in ("collect", "tiny_policy", "label", "evaluate", "search", "report"):
         assert "--help" in module(name, "--help").stdout
     assert "--algo.advantage.process_reward" in module("train_ppo_ray", "--help").stdout
     assert "--label.lambd" in module("train_prm", "--help").stdout
