@@ -44,7 +44,8 @@ def changes(seed: int, folder: str) -> list[str]:
     return [f"{k}={v}" for k, v in values.items()]
 
 
-GOALS = ["search", "evaluation", "test_ppo_agentprm", "test_ppo_outcome", "test_ppo_progress", "control_search", "report"]
+GOALS = ["search", "evaluation", "test_ppo_agentprm", "test_ppo_outcome", "test_ppo_progress", "control_search"]
+GOALS += ["random_search_2", "random_search_3", "random_search_4", "report"]
 
 
 def run(seeds: list[int], minutes: float, folder: str, goals: list[str]) -> None:
@@ -100,11 +101,9 @@ def gathered(run_dir: Path) -> dict[str, list[dict[str, float]]]:
         for name, curve in (first | last).items():
             if file == "evaluation.json" or name.partition(": ")[2] in evaluation["prm_quality"]:
                 rows[_without_draw(name)].append(dict(zip(evaluation["task_ids"], curve["8"], strict=True)))
-    for file in ("search.json", "control_search.json"):
+    for file in ("search.json", "control_search.json", *(f"random_search_{n}.json" for n in (2, 3, 4))):
         for entry in json.loads((run_dir / file).read_text()) if (run_dir / file).exists() else []:
             kept = {t: v for t, v in entry["outcomes"].items() if v is not None}
-            if file == "control_search.json" and "shuffled" not in entry["prm"]:
-                continue
             rows[_without_draw(f"search {entry['beams']}×{entry['actions']}: {entry['prm']}")].append(kept)
     for arm in ("agentprm", "outcome", "progress"):
         if (run_dir / f"test_ppo_{arm}").is_dir():
@@ -175,12 +174,15 @@ def student(parts: list[torch.Tensor]) -> str:
 
 
 def table(draws: list[dict[str, float]], minus: list[dict[str, float]] | None = None) -> torch.Tensor | None:
-    """(draws, tasks) over the tasks that all have, less the other measure's; a measure of one draw is taken from every draw."""
+    """(draws, tasks) over the tasks that all have, less the other measure's: draw by draw if it has as many, else their mean."""
     if not draws or minus == []:
         return None
     tasks = [t for t in draws[0] if all(t in d for d in (*draws, *(minus or [])))]
     values = torch.tensor([[d[t] for t in tasks] for d in draws], dtype=torch.float64)
-    return values if minus is None else values - torch.tensor([[d[t] for t in tasks] for d in minus], dtype=torch.float64)
+    if minus is None:
+        return values
+    others = torch.tensor([[d[t] for t in tasks] for d in minus], dtype=torch.float64)
+    return values - (others if len(minus) == len(draws) else others.mean(0))
 
 
 def line(name: str, parts: list[torch.Tensor | None], sign: str = "") -> str:
