@@ -218,7 +218,8 @@ def _prm_note(e: Evaluated, name: str, found: Artifacts) -> str:
     for trained in found.prms:
         stage = trained.stage
         if e.prms.get(name) == found.run.checkpoint(stage):
-            note = f"highest last score; labels: {stage.flag('label.name', 'td_gae')}"
+            made = f"those of {stage.flag('label.sidecar')}" if stage.flag("label.sidecar") else "td_gae"
+            note = f"highest last score; labels: {stage.flag('label.name', made)}"
     margin = e.result.get("tie_margin") or 0
     return note + (f"; scores within {margin:g} count as equal" if margin else "")
 
