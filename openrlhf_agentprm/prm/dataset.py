@@ -70,8 +70,14 @@ def attach_labels(data: PRMData, labels: Labels) -> None:
     """Keep the episodes that have a label, and count the others.
 
     Raises:
-        UserError: no episode has one: the labels are of another store.
+        UserError: no episode has one, or an episode has labels for turns that it has not: they are of another store.
     """
+    longer = [e for e in data.episodes if len(labels.get(e.episode_id, ([], []))[0]) > len(e.turns)]
+    if longer:
+        told = ", ".join(e.episode_id for e in longer[:5])
+        raise UserError(
+            f"--label.sidecar has labels behind the last turn of {len(longer)} episode(s) ({told}); was it made for another store?"
+        )
     kept = [e for e in data.episodes if e.episode_id in labels and any(t == t for t in labels[e.episode_id][0])]
     data.left_out["no label"] += len(data.episodes) - len(kept)
     if not kept:

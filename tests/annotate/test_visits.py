@@ -14,6 +14,7 @@ from openrlhf_agentprm.core.visits import returns_behind, visit_means
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
 from openrlhf_agentprm.data.sidecar import read_about, read_labels
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
+from openrlhf_agentprm.prm.dataset import PRMData, attach_labels, collate
 
 
 def episode(sample, actions, outcome, task="t", status=None, rewards=None):
@@ -121,6 +122,19 @@ def test_bad_options_and_torn_sidecars_are_told(store, tmp_path):
     (tmp_path / "labels/labels.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="make them again"):
         read_labels(tmp_path / "labels")
+
+
+def test_labels_of_another_store_are_told():
+    one, two = episode(0, [7, 8], 1.0), episode(1, [7], 0.0)
+    data = PRMData([one, two])
+    attach_labels(data, {one.episode_id: ([math.nan, 0.5], [0.0, 1.0])})
+    assert data.episodes == [one] and data.left_out["no label"] == 1
+    batch = collate(data.episodes, labels=data.labels)
+    assert batch.targets_BK[0, 0].isnan() and batch.targets_BK[0, 1] == 0.5 and batch.weights_BK.tolist() == [[0.0, 1.0]]
+    with pytest.raises(UserError, match="behind the last turn of 1 episode"):
+        attach_labels(PRMData([two]), {two.episode_id: ([0.5, 0.5], [1.0, 1.0])})
+    with pytest.raises(UserError, match="none of the 1 episodes has a label"):
+        attach_labels(PRMData([two]), {two.episode_id: ([math.nan], [0.0])})
 
 
 @pytest.mark.host
