@@ -39,6 +39,7 @@ class Sidecar:
         """Write the labels, then `labels.json`, which says that they are whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / _ABOUT).unlink(missing_ok=True)  # of labels that were here before, and are no longer whole from now on
         half = folder / ".labels.tmp"
         try:
             pq.write_table(self.rows.cast(SCHEMA), half, compression="zstd")

@@ -116,7 +116,8 @@ class PRMTrainer:
             self.engine.backward(loss * world * len(parts))  # DeepSpeed divides by both
             self.engine.step()
             totals["loss"] += float(loss.detach())
-            totals["promise_error"] += float(torch.where(mask_BK, (q_BK - targets_BK).detach().square(), 0.0).sum() / counts["num_turns"])
+            error_BK = torch.where(mask_BK, (q_BK - targets_BK).detach().square(), 0.0)
+            totals["promise_error"] += float((error_BK if weights_BK is None else error_BK * weights_BK).sum() / counts["num_turns"])
         summed = self.strategy.all_reduce(totals, op="sum")
         norm = self.engine.get_global_grad_norm()  # None in float32 without ZeRO: DeepSpeed clips there, but keeps no norm
         return {**summed, "lr": self.scheduler.get_last_lr()[0]} | ({} if norm is None else {"grad_norm": float(norm)})

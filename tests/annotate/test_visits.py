@@ -124,6 +124,18 @@ def test_bad_options_and_torn_sidecars_are_told(store, tmp_path):
         read_labels(tmp_path / "labels")
 
 
+def test_labels_that_are_made_anew_are_unfinished_until_they_are_whole(store, tmp_path):
+    """A write that breaks off does not leave the old description beside whatever rows there are."""
+    made = store(episode(0, [7], 1.0))
+    labels(made, tmp_path)
+    sidecar = mc_visits.annotate(made)
+    sidecar.rows = sidecar.rows.drop(["target"])
+    with pytest.raises((KeyError, ValueError)):
+        sidecar.save(tmp_path / "labels", {"method": "other"})
+    with pytest.raises(UserError, match="holds no finished labels"):
+        read_labels(tmp_path / "labels")
+
+
 def test_labels_of_another_store_are_told():
     one, two = episode(0, [7, 8], 1.0), episode(1, [7], 0.0)
     data = PRMData([one, two])

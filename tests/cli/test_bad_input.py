@@ -199,3 +199,9 @@ def test_commands_print_help_and_json_survives(count_store, tmp_path):
     assert rows and all(r["status"] == "success" for r in rows)
     assert "mean outcome" in agentprm("episodes", "stats", count_store).stdout
     assert "count to" in agentprm("episodes", "show", count_store).stdout
+
+
+def test_values_that_nothing_trains_are_refused(tiny, count_store):
+    """td_qv regresses V on its target; `state` reads V where only the value term trains it."""
+    for flags in (["--label.name", "td_qv"], ["--label.values", "state"]):
+        refused(train_prm(tiny, count_store, *flags, "--loss.value_coef", 0), "--loss.value_coef 0 trains no V", flags[1])
