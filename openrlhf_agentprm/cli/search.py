@@ -107,6 +107,7 @@ def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> N
     for name, path, (beams, actions) in jobs:
         entry = {"prm": name, "prm_digest": policy_digest(path) if path else "", "beams": beams, "actions": actions, **identity}
         entry |= {"split": config.split, "first_task": config.first_task, "num_tasks": config.num_tasks}
+        entry |= {} if path else {"random_scores": "one for each sample"}
         if not any(entry.items() <= ({"tie_margin": 0.0} | r).items() for r in results):
             wanted.append((entry, path))
     if not wanted:

@@ -26,8 +26,8 @@ from ..rollout.pool import EnvPool, Reply
 from .choice import choose
 
 T = TypeVar("T")
-Scorer = Callable[[list[list[int]], list[Span]], list[float]]
-"""Token ids up to an action's end and the action's span, to the action's score."""
+Scorer = Callable[[list[list[int]], list[Span], list[int]], list[float]]
+"""Token ids up to an action's end, the action's span, and how often it was sampled, to the action's score."""
 
 
 @dataclass
@@ -51,6 +51,7 @@ class Node:
 class _Candidate:
     parent: Node
     action_tokens: list[int]
+    copies: int = 1  # how often it was sampled
     score: float = 0.0
     child: Node | None = None  # once it has been played
 
@@ -171,15 +172,17 @@ class TreeSearch:
                     owners[request] = (search, node)
                     budget = self._budget(node)
                     self.engine.submit(request, node.token_ids, self.sampling, budget, self.chat.stop_token_ids)
-        seen: set[tuple[int, tuple[int, ...]]] = set()
+        seen: dict[tuple[int, tuple[int, ...]], _Candidate] = {}
         for sampled in self._finished():
             search, node = owners[sampled.request_id]
             search.sampled_actions += 1
             search.sampled_tokens += len(sampled.token_ids)
             key = (id(node), tuple(sampled.token_ids))
-            if key not in seen:
-                seen.add(key)
-                search.candidates.append(_Candidate(node, list(sampled.token_ids)))
+            if key in seen:
+                seen[key].copies += 1
+                continue
+            seen[key] = _Candidate(node, list(sampled.token_ids))
+            search.candidates.append(seen[key])
 
     def _finished(self) -> Iterable[Sampled]:
         found: list[Sampled] = []
@@ -191,7 +194,7 @@ class TreeSearch:
         candidates = [c for s in searches for c in s.candidates]
         tokens = [c.parent.token_ids + c.action_tokens for c in candidates]
         spans = [(len(c.parent.token_ids), len(t)) for c, t in zip(candidates, tokens, strict=True)]
-        for candidate, score in zip(candidates, self.scorer(tokens, spans), strict=True):
+        for candidate, score in zip(candidates, self.scorer(tokens, spans, [c.copies for c in candidates]), strict=True):
             if not math.isfinite(score):
                 raise UserError(f"the PRM gave the score {score} to an action; a search needs finite ones (was its training finite?)")
             candidate.score = score

@@ -13,6 +13,7 @@ from openrlhf_agentprm.rollout.builder import Limits
 from openrlhf_agentprm.rollout.engine import Sampled, Sampling
 from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
 from openrlhf_agentprm.search.choice import choose
+from openrlhf_agentprm.search.scorers import random_scorer
 from openrlhf_agentprm.search.tree import TreeSearch
 
 
@@ -50,7 +51,7 @@ def knows(chat, sign=1.0):
     """Scores a path by whether it still can end, or has ended, at the goal that its prompt names."""
     words = {0: "zero", 1: "one", 2: "two"}
 
-    def score(token_ids, spans):
+    def score(token_ids, spans, copies):
         found = []
         for tokens, (start, end) in zip(token_ids, spans, strict=True):
             text = chat.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -89,7 +90,7 @@ def test_the_number_of_sampled_actions_is_the_methods(chat):
             assert result.sampled_actions == 12 * (goal_of(result.task_id) + 1)
             assert result.sampled_tokens == 2 * result.sampled_actions
 
-        def never_stops(tokens, spans):
+        def never_stops(tokens, spans, copies):
             return [-float("stop" in chat.tokenizer.decode(t[a:b])) for t, (a, b) in zip(tokens, spans, strict=True)]
 
         for result in search(chat, pool, never_stops, 2, 20, tasks, max_turns=3):
@@ -101,8 +102,8 @@ def test_the_number_of_sampled_actions_is_the_methods(chat):
 def test_a_finished_path_keeps_its_place_until_a_better_one_takes_it(chat):
     with EnvPool("thirdparty_count", {}, 4) as pool:
         tasks = [t for t in pool.tasks("test", 0, 60) if goal_of(t) == 2][:8]
-        early_stops_win = search(chat, pool, lambda tokens, spans: [-float(len(t)) for t in tokens], 2, 20, tasks)
-        longest_wins = search(chat, pool, lambda tokens, spans: [float(len(t)) for t in tokens], 2, 20, tasks)
+        early_stops_win = search(chat, pool, lambda tokens, spans, copies: [-float(len(t)) for t in tokens], 2, 20, tasks)
+        longest_wins = search(chat, pool, lambda tokens, spans, copies: [float(len(t)) for t in tokens], 2, 20, tasks)
     assert all(len(r.path.actions) == 1 for r in early_stops_win)
     assert all(len(r.path.actions) == 6 and not r.path.success for r in longest_wins)
 
@@ -129,12 +130,33 @@ def test_with_a_margin_a_scorer_that_knows_nothing_leaves_the_policys_own_choice
     """A scorer with a spread below the margin plays what the engine drew first, a scorer that knows plays as without it."""
     with EnvPool("thirdparty_count", {}, 4) as pool:
         tasks = list(pool.tasks("test", 0, 30))
-        flat = search(chat, pool, lambda tokens, spans: [0.0] * len(spans), beams, actions, tasks)
+        flat = search(chat, pool, lambda tokens, spans, copies: [0.0] * len(spans), beams, actions, tasks)
         noise = random.Random(0)
-        nearly = search(chat, pool, lambda tokens, spans: [0.04 * noise.random() for _ in spans], beams, actions, tasks, margin=0.05)
+        nearly = search(
+            chat, pool, lambda tokens, spans, copies: [0.04 * noise.random() for _ in spans], beams, actions, tasks, margin=0.05
+        )
         best = search(chat, pool, knows(chat), beams, actions, tasks, margin=0.005)
     assert [r.path.actions for r in nearly] == [r.path.actions for r in flat]
     assert all(r.outcome == 1.0 for r in best)
+
+
+def test_random_scores_choose_one_of_the_samples_at_random():
+    """Of eight samples, seven alike, the rare one wins an eighth of the time, though equal ones are merged before they are scored."""
+    scorer = random_scorer(0)
+    wins = sum(rare > common for common, rare in (scorer([[], []], [(0, 1), (0, 1)], [7, 1]) for _ in range(20_000)))
+    assert abs(wins / 20_000 - 1 / 8) < 0.01  # four standard deviations
+
+
+def test_scorers_are_told_how_often_an_action_was_sampled(chat):
+    told = []
+
+    def score(tokens, spans, copies):
+        told.append(copies)
+        return [0.0] * len(spans)
+
+    with EnvPool("thirdparty_count", {}, 4) as pool:
+        search(chat, pool, score, 1, 12, list(pool.tasks("test", 0, 1)))
+    assert all(sum(copies) == 12 and len(copies) <= 2 for copies in told)
 
 
 def test_a_broken_environment_has_no_outcome_and_costs_no_other_task(chat):
@@ -149,7 +171,9 @@ def test_a_path_that_the_context_cuts_is_neither_success_nor_failure(chat):
     with EnvPool("thirdparty_count", {}, 4) as pool:
         tasks = list(pool.tasks("test", 0, 6))
         limits = Limits(50, 40, 4)
-        tree = TreeSearch(TableEngine(chat), pool, chat, lambda t, s: [float(len(x)) for x in t], Sampling(), limits, beams=2, actions=20)
+        tree = TreeSearch(
+            TableEngine(chat), pool, chat, lambda t, s, c: [float(len(x)) for x in t], Sampling(), limits, beams=2, actions=20
+        )
         found = tree.run(tasks)
     cut = [r for r in found if math.isnan(r.outcome)]
     assert cut and all(r.path.finished and len(r.path.token_ids) >= 40 and len(r.path.actions) < 50 for r in cut)
@@ -158,7 +182,7 @@ def test_a_path_that_the_context_cuts_is_neither_success_nor_failure(chat):
 
 def test_a_score_that_is_no_number_is_told(chat):
     with EnvPool("thirdparty_count", {}, 4) as pool, pytest.raises(UserError, match="the PRM gave the score nan to an action"):
-        search(chat, pool, lambda tokens, spans: [math.nan] * len(spans), 1, 4, list(pool.tasks("test", 0, 2)))
+        search(chat, pool, lambda tokens, spans, copies: [math.nan] * len(spans), 1, 4, list(pool.tasks("test", 0, 2)))
 
 
 def test_an_environment_that_replays_differently_is_an_error(chat):
