@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..core.visits import returns_behind, visit_means
 from ..data.episode import Status
 from ..data.sidecar import Sidecar, table_of
 from ..data.store import EpisodeStore
+from .states import state_keys
 
 _COLUMNS = ["env", "task_id", "status", "outcome", "token_ids", "turns"]
 _WITH_OUTCOME = pa.array([s.value for s in Status if s.has_outcome])
@@ -23,8 +23,7 @@ _WITH_OUTCOME = pa.array([s.value for s in Status if s.has_outcome])
 class mc_visits:
     """Registry entry `mc_visits`, offline.
 
-    Two turns are visits of one state and action if they are of one task and their tokens are the same from the prompt to the action's end:
-    the state as the policy sees it. Groups never reach over tasks, so a split by task lets no outcome of one side into the labels of the other.
+    Two turns are visits of one state and action if they are of one task and their tokens are the same from the prompt to the action's end.
     """
 
     @staticmethod
@@ -110,15 +109,4 @@ def _episodes(store: EpisodeStore, dense: bool) -> Iterator[tuple[str, list[byte
             if first == last:
                 continue
             own = rewards[first:last] if dense else [0.0] * (last - first - 1) + [outcome]
-            yield episode_id, _keys(token_ids[token_offsets[row] :], ends[first:last], f"{env}\0{task_id}\0"), own
-
-
-def _keys(token_ids: np.ndarray, ends: list[int], task: str) -> list[bytes]:
-    """A digest of the task and of the tokens up to each action's end."""
-    digest = hashlib.blake2b(task.encode(), digest_size=16)
-    found, at = [], 0
-    for end in ends:
-        digest.update(token_ids[at:end].data)
-        found.append(digest.digest())
-        at = end
-    return found
+            yield episode_id, state_keys(token_ids[token_offsets[row] :], ends[first:last], env, task_id), own

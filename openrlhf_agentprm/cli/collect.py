@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -139,28 +138,20 @@ def _play(args: Any, config: EnvConfig, pool: Any, chat: Any, missing: list[Any]
             stats=stats,
         )
         return
-    from ..host.engine import VLLMEngine
-    from ..rollout.collect import play_episodes
+    from ..host.play import Player
     from ..rollout.engine import Sampling
 
-    engine = VLLMEngine(
+    player = Player(
         args.policy.model_name_or_path,
-        max_model_len=args.data.max_len,
-        seed=_sampler_seed(args.collect.seed, missing),
-        gpu_memory_utilization=args.vllm.gpu_memory_utilization,
-        tensor_parallel_size=args.vllm.tensor_parallel_size,
-        enforce_eager=args.vllm.enforce_eager,
+        config,
+        args.data.max_len,
+        Sampling(args.collect.temperature, args.collect.top_p),
+        args.collect.seed,
+        args.vllm.tensor_parallel_size,
+        args.vllm.gpu_memory_utilization,
+        args.vllm.enforce_eager,
     )
-    sampling = Sampling(args.collect.temperature, args.collect.top_p)
-    try:
-        yield from play_episodes(missing, pool, engine, chat, sampling, limits, max_retries=config.max_retries, stats=stats)
-    finally:
-        engine.close()
-
-
-def _sampler_seed(seed: int, missing: list[Any]) -> int:
-    """Another stream of noise for each part of a collection: the same one again would play near-copies of earlier samples."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{missing[0].episode_id}".encode()).digest()[:4], "little") >> 1
+    yield from player.play(missing, pool=pool, chat=chat, stats=stats)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError
 from ..core.registry import LABELS
-from ..rollout.config import json_object
+from ..rollout.config import add_play_flags, json_object, non_negative_int
 from .boundary import run_command
 
 
@@ -16,8 +19,9 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="python -m openrlhf_agentprm.cli.label",
         description=(
-            "Label every turn of an episode store by a method that needs the whole store, into a sidecar that "
-            "train_prm --label.sidecar reads. Methods that label from the model's own scores need no such stage: train_prm makes them."
+            "Label every turn of an episode store by a method that needs the whole store, into a sidecar that train_prm --label.sidecar "
+            "reads. Methods with completions play on from every state of the store, in the environment that its episodes name; the same "
+            "command continues what was interrupted. Methods that label from the model's own scores need no such stage: train_prm makes them."
         ),
     )
     add = parser.add_argument
@@ -25,6 +29,19 @@ def build_parser() -> Parser:
     add("--label.name", default="mc_visits", choices=LABELS.names(), help="method (agentprm list labels)")
     add("--label.options", type=json_object, default={}, help="options of the method, as a JSON object")
     add("--label.output", required=True, help="folder of the sidecar")
+    completions = parser.add_argument_group("completions (mc_soft, mc_hard, er, rpe)")
+    add = completions.add_argument
+    add("--policy.model_name_or_path", default=None, help="who completes (the policy that the episodes name)")
+    add("--completions.store", default=None, help="store of the completions, which several methods may share (<label.output>/completions)")
+    add("--completions.temperature", type=float, default=None, help="sampling temperature (the episodes')")
+    add("--completions.seed", type=int, default=0, help="of the sampler")
+    add(
+        "--completions.num_engines", type=non_negative_int, default=0, help="engines that Ray places on a cluster (0: one, in this process)"
+    )
+    add("--vllm.tensor_parallel_size", type=int, default=1, help="GPUs for one copy of the policy")
+    add("--vllm.gpu_memory_utilization", type=float, default=0.9, help="share of the GPU's memory for vLLM")
+    add("--vllm.enforce_eager", action="store_true", help="no CUDA graphs")
+    add_play_flags(completions)
     return parser
 
 
@@ -36,17 +53,90 @@ def main(argv: Sequence[str]) -> int:
     method = LABELS.load(args.label.name)
     if not hasattr(method, "annotate"):
         raise UserError(f"--label.name {args.label.name} is made from the model's own scores while it trains: give it to train_prm")
-    if problems := unknown_options("--label.options", args.label.options, method.annotate):
+    problems = unknown_options("--label.options", args.label.options, method.annotate)
+    if "complete" in args.label.options:
+        problems.append("--label.options has the key 'complete', which the flags of completions give")
+    if problems:
         raise UserError(problems)
     store = EpisodeStore(args.data.dataset)
-    began = time.monotonic()
-    sidecar = method.annotate(store, **args.label.options)
-    sidecar.cost["seconds"] = round(time.monotonic() - began, 3)
+    given = dict(args.label.options)
     about = {"method": args.label.name, "options": args.label.options, "dataset": args.data.dataset}
+    if "complete" in inspect.signature(method.annotate).parameters:
+        given["complete"] = _completer(args, store)
+        about["completions"] = {**given["complete"].who, "store": str(given["complete"].folder)}
+    began = time.monotonic()
+    sidecar = method.annotate(store, **given)
+    sidecar.cost["seconds"] = round(time.monotonic() - began, 3)
     sidecar.save(args.label.output, about)
     for name, value in {**sidecar.figures, **sidecar.cost}.items():
-        print(f"{name.replace('_', ' '):<20} {value}")
+        print(f"{name.replace('_', ' '):<24} {value}")
     return 0
+
+
+def _completer(args: Any, store: Any) -> Any:
+    """Completions by the policy and in the environment of the store's episodes, unless the flags say otherwise."""
+    from ..annotate.completer import Completer
+    from ..host.play import Player
+    from ..rollout.config import EnvConfig
+    from ..rollout.digest import policy_digest
+    from ..rollout.engine import Sampling
+
+    first = _common(store)
+    how = first.sampling
+    env = EnvConfig.from_namespace(args.env).played_as(first.env, how, first.split)
+    model = args.policy.model_name_or_path or first.policy
+    if not args.policy.model_name_or_path and policy_digest(model) != first.policy_digest:
+        raise UserError(
+            f"the episodes were played by {first.policy!r}, which is not there or is another model by now; say who completes with "
+            "--policy.model_name_or_path"
+        )
+    temperature = how.get("temperature", 1.0) if args.completions.temperature is None else args.completions.temperature
+    sampling = Sampling(temperature, how.get("top_p", 1.0), how.get("top_k", -1))
+    chat = env.chat(model)
+    env.check_format(chat, how)
+    vllm = args.vllm
+    player = Player(
+        model,
+        env,
+        how["max_len"],
+        sampling,
+        args.completions.seed,
+        vllm.tensor_parallel_size,
+        vllm.gpu_memory_utilization,
+        vllm.enforce_eager,
+    )
+    engines = args.completions.num_engines
+    return Completer(
+        args.completions.store or Path(args.label.output, "completions"),
+        (lambda missing: player.play_by_ray(missing, engines)) if engines else player.play,
+        policy=model,
+        policy_digest=policy_digest(model),
+        sampling={**how, **sampling.identity()},
+        seed=args.completions.seed,
+    )
+
+
+def _common(store: Any) -> Any:
+    """An episode that stands for all: they share environment, its arguments, limits and format.
+
+    Raises:
+        UserError: they differ, so that no one setting completes them.
+    """
+    from ..data.episode import Episode
+
+    wanted = ("env_args", "max_turns", "max_len", "max_tokens_per_turn", "format")
+    seen: dict[str, Episode] = {}
+    for episode in store.episodes():
+        missing = [name for name in wanted if name not in episode.sampling]
+        if missing:
+            raise UserError(f"episode {episode.episode_id} of {store.path} does not say its {', '.join(missing)}; completions need them")
+        seen.setdefault(str([episode.env, *(episode.sampling[name] for name in wanted)]), episode)
+    if len(seen) > 1:
+        raise UserError(
+            f"the episodes of {store.path} were played in {len(seen)} settings ({'; '.join(list(seen)[:2])}); completions want one: label "
+            "stores of their own"
+        )
+    return next(iter(seen.values()))
 
 
 if __name__ == "__main__":

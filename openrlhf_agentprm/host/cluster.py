@@ -49,16 +49,7 @@ def start_ray(args: Any, settings: dict[str, Any]) -> None:
     import ray
 
     wanted = gpus_needed(args)
-    arguments: dict[str, Any] = {"runtime_env": _runtime_env(settings)}
-    joins = _named_cluster() or _running_cluster()
-    if not joins:
-        arguments["address"] = "local"
-    if not joins and not has_cuda():
-        arguments |= {"num_gpus": wanted, "num_cpus": max(2 * wanted + 4, os.cpu_count() or 1), "include_dashboard": False}
-    try:
-        ray.init(**arguments)
-    except ConnectionError as error:
-        raise UserError(_NO_ANSWER.format(os.environ.get("RAY_ADDRESS") or "the address that `ray start` left here", error)) from error
+    joins = join_or_start(_runtime_env(settings), gpus=wanted, cpus=2 * wanted + 4)
     if joins and not has_cuda():
         _refuse_cpu_mode_on_gpus()
     there = int(ray.cluster_resources().get("GPU", 0))
@@ -69,6 +60,30 @@ def start_ray(args: Any, settings: dict[str, Any]) -> None:
             "use fewer, colocate (--train.colocate_all), or add nodes"
         )
     _prove_active_in_ray()
+
+
+def join_or_start(runtime_env: dict[str, Any], *, gpus: int, cpus: int) -> bool:
+    """Connect to the cluster that is named or runs here; without one start Ray, on a machine without CUDA with logical GPUs.
+
+    Returns:
+        Whether there was a cluster.
+
+    Raises:
+        UserError: no cluster answers.
+    """
+    import ray
+
+    arguments: dict[str, Any] = {"runtime_env": runtime_env}
+    joins = _named_cluster() or _running_cluster()
+    if not joins:
+        arguments["address"] = "local"
+    if not joins and not has_cuda():
+        arguments |= {"num_gpus": gpus, "num_cpus": max(cpus, os.cpu_count() or 1), "include_dashboard": False}
+    try:
+        ray.init(**arguments)
+    except ConnectionError as error:
+        raise UserError(_NO_ANSWER.format(os.environ.get("RAY_ADDRESS") or "the address that `ray start` left here", error)) from error
+    return joins
 
 
 def _runtime_env(settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,16 +7,21 @@ The collector and the host's rollout actors drive it alike: `begin` with the res
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..agents.chat import ChatFormat
+from ..core.errors import UserError
 from ..data.episode import Episode, Status, Turn, episode_id
+from .prefix import Prefix, check_replay
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which episode is to be played; its identity is known before it begins."""
+    """Which episode is to be played; its identity is known before it begins.
+
+    One with a `prefix` begins in that state, and `sampling` says so: the prefix is no part of the identity.
+    """
 
     env: str
     task_id: str
@@ -27,6 +32,7 @@ class Assignment:
     policy_digest: str
     sampling: Mapping[str, Any]
     iteration: int = 0
+    prefix: Prefix | None = None
 
     @property
     def episode_id(self) -> str:
@@ -84,6 +90,32 @@ class EpisodeBuilder:
         self._instruction = answer["instruction"]
         self._observation = answer["observation"]
         self._extend(self.chat.first(self._instruction, self._observation))
+
+    def request(self) -> dict[str, Any]:
+        """What brings an environment to where the episode begins; `begin` or `resume` takes the answer."""
+        a = self.assignment
+        begin = {"task_id": a.task_id, "seed": a.seed}
+        if a.prefix is None:
+            return {"do": "reset", **begin}
+        return {"do": "replay", **begin, "actions": [self.chat.parse(turn.action) for turn in a.prefix.turns]}
+
+    def resume(self, answers: Sequence[Mapping[str, Any]]) -> None:
+        """The turns of the prefix were played again.
+
+        Raises:
+            UserError: they did not lead where they led before.
+        """
+        prefix = self.assignment.prefix
+        assert prefix is not None
+        check_replay(
+            self.assignment.task_id, [t.observation for t in prefix.turns] + [prefix.observation], answers, "going on from a state"
+        )
+        if answers[-1].get("terminated") or answers[-1].get("truncated"):
+            raise UserError(f"task {self.assignment.task_id!r} has ended after {len(prefix.turns)} actions when they were played again")
+        self._instruction = answers[0]["instruction"]
+        self._observation = prefix.observation
+        self.turns = [replace(turn) for turn in prefix.turns]
+        self._extend(prefix.token_ids, prefix.logprobs)
 
     @property
     def budget(self) -> int:
@@ -145,9 +177,9 @@ class EpisodeBuilder:
             error=str(self._ended["error"]),
         )
 
-    def _extend(self, token_ids: Sequence[int]) -> None:
+    def _extend(self, token_ids: Sequence[int], logprobs: Sequence[float] = ()) -> None:
         self.token_ids.extend(token_ids)
-        self.logprobs.extend([0.0] * len(token_ids))
+        self.logprobs.extend(logprobs or [0.0] * len(token_ids))
         if len(self.token_ids) >= self.limits.max_tokens:
             self._finish(Status.CONTEXT_OVERFLOW, truncated=True, error=f"{len(self.token_ids)} of {self.limits.max_tokens} tokens")
 

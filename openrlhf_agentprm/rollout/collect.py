@@ -124,7 +124,7 @@ class _Loop:
             worker = self.free.pop()
             builder = EpisodeBuilder(assignment, self.chat, self.limits, graded=self.pool.description["graded"])
             self.slots[worker] = _Slot(assignment, attempt, builder)
-            self.pool.send(worker, {"do": "reset", "task_id": assignment.task_id, "seed": assignment.seed})
+            self.pool.send(worker, builder.request())
 
     def _on_reply(self, reply: Reply) -> Iterator[Episode]:
         slot = self.slots[reply.worker]
@@ -138,6 +138,8 @@ class _Loop:
                 self._release(reply.worker)
                 return
             builder.fail(_STATUS_OF[reply.kind], reply.message)
+        elif isinstance(reply.value, list):
+            builder.resume(reply.value)
         elif "instruction" in reply.value:
             builder.begin(reply.value)
         else:

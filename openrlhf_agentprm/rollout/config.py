@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..agents.chat import ChatFormat, load_tokenizer
 from ..agents.parsing import ACTION_FORMATS
 from ..core.errors import UserError
 from .builder import Limits
+from .digest import text_digest
 from .pool import EnvPool, Timeouts
 
 
@@ -99,6 +101,25 @@ class EnvConfig:
     def limits(self, max_tokens: int) -> Limits:
         return Limits(self.max_turns, max_tokens, self.max_tokens_per_turn)
 
+    def played_as(self, env: str, sampling: Mapping[str, Any], split: str) -> EnvConfig:
+        """These settings with the environment and the limits of episodes that are there already."""
+        return replace(
+            self,
+            name=env,
+            args=dict(sampling["env_args"]),
+            split=split,
+            max_turns=sampling["max_turns"],
+            max_tokens_per_turn=sampling["max_tokens_per_turn"],
+        )
+
+    def check_format(self, chat: ChatFormat, sampling: Mapping[str, Any]) -> None:
+        """Refuse to go on with episodes whose text became tokens in another way."""
+        if text_digest(chat.identity()) != sampling["format"]:
+            raise UserError(
+                "the episodes were played with another prompt format (tokenizer, chat template, system prompt, action format or stop tokens); "
+                "give the same --env.action_format, --env.system_prompt_file, --env.chat_template and --env.stop_token_ids"
+            )
+
     def tasks(self, pool: EnvPool) -> list[str]:
         """The chosen slice of the split; an empty one is a `UserError`."""
         found = pool.tasks(self.split, self.first_task, self.num_tasks)
@@ -146,6 +167,13 @@ def add_env_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> 
     add("--env.num_tasks", type=positive_int, default=None, help="how many tasks to take (all)")
     add("--env.max_turns", type=positive_int, default=default.max_turns, help="step limit of an episode; reaching it is `truncated`")
     add("--env.max_tokens_per_turn", type=positive_int, default=None, help="cap of tokens for one action (what the context leaves)")
+    add_play_flags(group)
+
+
+def add_play_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the `--env.*` flags that say how episodes are played, not which."""
+    add = group.add_argument
+    default = EnvConfig("")
     add(
         "--env.stop_token_ids",
         type=int,

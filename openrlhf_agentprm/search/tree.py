@@ -23,6 +23,7 @@ from ..data.layout import Span
 from ..rollout.builder import Limits, outcome_of
 from ..rollout.engine import Engine, Sampled, Sampling
 from ..rollout.pool import EnvPool, Reply
+from ..rollout.prefix import check_replay
 from .choice import choose
 
 T = TypeVar("T")
@@ -220,19 +221,13 @@ class TreeSearch:
 
     def _child(self, search: _Search, candidate: _Candidate, answers: list[dict]) -> Node:
         parent = candidate.parent
-        observations = [a["observation"] for a in answers]
-        for step, (before, now) in enumerate(zip(parent.observations, observations, strict=False)):
-            if before != now:
-                raise UserError(
-                    f"task {search.task_id!r} is not replayed alike: after {step} actions it showed {before!r}, and now shows {now!r}; "
-                    "search needs a deterministic environment"
-                )
+        check_replay(search.task_id, parent.observations, answers, "search")
         last = answers[-1]
         tokens = parent.token_ids + candidate.action_tokens
         child = Node(
             tokens,
             [*parent.actions, self.chat.parse(self.chat.action_text(candidate.action_tokens))],
-            observations,
+            [a["observation"] for a in answers],
             [*parent.scores, candidate.score],
         )
         child.finished = last["terminated"] or last["truncated"] or len(child.actions) >= self.limits.max_turns

@@ -6,36 +6,16 @@ import random
 from dataclasses import dataclass
 
 import pytest
+from engines import TableEngine
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.rollout.builder import Limits
-from openrlhf_agentprm.rollout.engine import Sampled, Sampling
+from openrlhf_agentprm.rollout.engine import Sampling
 from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
 from openrlhf_agentprm.search.choice import choose
 from openrlhf_agentprm.search.scorers import random_scorer
 from openrlhf_agentprm.search.tree import TreeSearch
-
-
-class TableEngine:
-    """Each completion is "up" or "stop", by a fair coin."""
-
-    max_model_len = 128
-
-    def __init__(self, chat, seed=0):
-        self.actions = [chat.tokenizer.encode(word, add_special_tokens=False) + [chat.stop_token_ids[0]] for word in ("up", "stop")]
-        self.random = random.Random(seed)
-        self.queue = []
-
-    def submit(self, request_id, token_ids, sampling, max_tokens, stop_token_ids):
-        assert max_tokens >= 1
-        self.queue.append(Sampled(request_id, self.random.choice(self.actions)))
-
-    def step(self):
-        self.random.shuffle(self.queue)  # completions end in any order
-        return [self.queue.pop()]
-
-    unfinished = property(lambda self: len(self.queue))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,105 @@
+"""A policy that plays whatever is assigned to it: by an engine in this process, or by engines that Ray places on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..agents.chat import ChatFormat
+from ..data.episode import Episode
+from ..rollout.builder import Assignment
+from ..rollout.collect import Stats, play_episodes
+from ..rollout.config import EnvConfig
+from ..rollout.engine import Sampling
+from ..rollout.pool import EnvPool
+from .cpu import CPU_ENVIRONMENT, MODE_VARIABLE, has_cuda
+from .engine import VLLMEngine
+
+
+@dataclass(frozen=True)
+class Player:
+    """A policy with its engine's settings; goes to other processes as it is.
+
+    Args:
+        model: folder or hub name.
+        env: what is played.
+        max_len: context in tokens.
+        sampling: of actions.
+        seed: of the sampler.
+    """
+
+    model: str
+    env: EnvConfig
+    max_len: int
+    sampling: Sampling
+    seed: int = 0
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.9
+    enforce_eager: bool = False
+
+    def play(
+        self, missing: list[Assignment], *, pool: EnvPool | None = None, chat: ChatFormat | None = None, stats: Stats | None = None
+    ) -> Iterator[Episode]:
+        """Play in this process.
+
+        Args:
+            pool, chat: made here unless they are given.
+            stats: filled as it goes.
+        """
+        chat = chat or self.env.chat(self.model)
+        with contextlib.ExitStack() as stack:
+            workers = pool or stack.enter_context(self.env.pool())
+            engine = VLLMEngine(
+                self.model,
+                max_model_len=self.max_len,
+                seed=self._sampler_seed(missing),
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                tensor_parallel_size=self.tensor_parallel_size,
+                enforce_eager=self.enforce_eager,
+            )
+            stack.callback(engine.close)
+            limits, retries = self.env.limits(self.max_len), self.env.max_retries
+            yield from play_episodes(missing, workers, engine, chat, self.sampling, limits, max_retries=retries, stats=stats)
+
+    def play_by_ray(self, missing: list[Assignment], engines: int) -> Iterator[Episode]:
+        """Play with so many engines, each a Ray task with environments of its own; episodes come here as they finish.
+
+        What a lost node had not given out yet is played again by Ray.
+        """
+        import ray
+
+        from .cluster import join_or_start
+
+        join_or_start(_runtime_env(), gpus=0, cpus=2 * engines)
+        gpus = self.tensor_parallel_size if has_cuda() else 0
+
+        @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=2)
+        def shard(player: Player, part: list[Assignment]) -> Iterator[Episode]:
+            yield from player.play(part)
+
+        try:
+            parts = [missing[i::engines] for i in range(engines)]
+            streams = [shard.remote(self, part) for part in parts if part]
+            while streams:
+                ready, _ = ray.wait(streams, num_returns=1)
+                try:
+                    yield ray.get(next(ready[0]))
+                except StopIteration:
+                    streams.remove(ready[0])
+        finally:
+            ray.shutdown()
+
+    def _sampler_seed(self, missing: list[Assignment]) -> int:
+        """Another stream of noise for each part of a collection: the same one again would play near-copies of earlier samples."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed}:{missing[0].episode_id}".encode()).digest()[:4], "little") >> 1
+
+
+def _runtime_env() -> dict[str, Any]:
+    variables = {} if has_cuda() else {name: os.environ.get(name, value) for name, value in CPU_ENVIRONMENT.items()}
+    if MODE_VARIABLE in os.environ:
+        variables[MODE_VARIABLE] = os.environ[MODE_VARIABLE]
+    return {"env_vars": variables}
