@@ -20,7 +20,7 @@ Value = Callable[[torch.Tensor], torch.Tensor]
 
 
 class mc_soft:
-    """Registry entry `mc_soft`, offline: Q̂(s_t, a_t) = the share of N completions behind it that succeed (arXiv 2312.08935, Eq 4)."""
+    """Registry entry `mc_soft`, offline: Q̂(s_t, a_t) = the share of N completions behind it that succeed (arXiv 2312.08935)."""
 
     @staticmethod
     def annotate(store: EpisodeStore, *, complete: Complete, samples: int = 16) -> Sidecar:
@@ -33,7 +33,7 @@ class mc_soft:
 
 
 class mc_hard:
-    """Registry entry `mc_hard`, offline: Q̂ = 1 if any of N completions succeeds (arXiv 2312.08935, Eq 3; arXiv 2511.08325, Eq 11)."""
+    """Registry entry `mc_hard`, offline: Q̂ = 1 if any of N completions succeeds (arXiv 2312.08935; arXiv 2511.08325, Eq 11)."""
 
     @staticmethod
     def annotate(store: EpisodeStore, *, complete: Complete, samples: int = 16) -> Sidecar:
@@ -60,7 +60,7 @@ class er:
 
 
 class rpe:
-    """Registry entry `rpe`, offline: Q̂ = 1[MC(s, a) / MC(s) ≥ threshold], MC the share of success (arXiv 2411.11681).
+    """Registry entry `rpe`, offline: Q̂ = 1[MC(s, a) / MC(s) ≥ threshold], MC the share of success (arXiv 2504.00891).
 
     MC(s_t) is the value behind the turn before; of the episode's start it takes completions from there.
     """

@@ -12,7 +12,7 @@ import torch
 
 
 def soft_mean(outcomes_SN: torch.Tensor) -> torch.Tensor:
-    """The share of success (Math-Shepherd's soft estimation, arXiv 2312.08935, Eq 4): MC(s) = mean_n r_n.
+    """The share of success (Math-Shepherd's soft estimation, arXiv 2312.08935): MC(s) = mean_n r_n.
 
     >>> soft_mean(torch.tensor([[1.0, 0.0, 0.0, torch.nan]]))
     tensor([0.3333])
@@ -22,7 +22,7 @@ def soft_mean(outcomes_SN: torch.Tensor) -> torch.Tensor:
 
 
 def hard_any(outcomes_SN: torch.Tensor) -> torch.Tensor:
-    """Whether any completion succeeds (hard estimation, arXiv 2312.08935, Eq 3); of graded outcomes the highest: MC(s) = max_n r_n.
+    """Whether any completion succeeds (hard estimation, arXiv 2312.08935); of graded outcomes the highest: MC(s) = max_n r_n.
 
     >>> hard_any(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     tensor([1., 0.])
@@ -50,7 +50,7 @@ def entropic_mean(outcomes_SN: torch.Tensor, eta: float) -> torch.Tensor:
 
 
 def relative_progress(q_K: torch.Tensor, v_K: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Whether an action keeps enough of its state's value (RPE, arXiv 2411.11681): 1[MC(s, a) / MC(s) ≥ threshold].
+    """Whether an action keeps enough of its state's value (RPE of GenPRM, arXiv 2504.00891): 1[MC(s, a) / MC(s) ≥ threshold].
 
     A state with the value 0 has nothing to keep: an action from it is right only if it gains.
 
