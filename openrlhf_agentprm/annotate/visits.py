@@ -1,8 +1,9 @@
-"""`mc_visits`: the mean return of all visits of a state and action (Choudhury, arXiv 2502.10325, stage 1)."""
+"""Labels from visits: `mc_visits`, the mean return of all visits of a state and action, and `qlass`, the highest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from ..core.errors import UserError
-from ..core.visits import returns_behind, visit_means
+from ..core.visits import returns_behind, visit_maxima, visit_means
 from ..data.episode import Status
 from ..data.sidecar import Sidecar, table_of
 from ..data.store import EpisodeStore
@@ -45,7 +46,45 @@ class mc_visits:
             weight: "visit": every turn counts once in the loss; "pair": every state and action does.
             dense: the environment's rewards in place of the outcome, moved and scaled to [0, 1] over the store if they leave it.
         """
-        _check(gamma, discount_from, min_visits, weight)
+        _check("mc_visits", gamma, discount_from, min_visits, weight)
+        found = _Visits.of(store, gamma, discount_from, dense)
+        targets_N, visits_N = visit_means(found.returns_N, found.groups_N)
+        if min_visits > int(visits_N.max()):
+            raise UserError(
+                f"mc_visits: no state and action of {store.path} was visited {min_visits} times (the most is {int(visits_N.max())}); "
+                "lower min_visits, or collect more samples a task"
+            )
+        return found.sidecar(targets_N, visits_N, visits_N >= min_visits, weight, dense)
+
+
+class qlass:
+    """Registry entry `qlass`, offline: a state and action is worth the best that came of it (QLASS, arXiv 2502.02584)."""
+
+    @staticmethod
+    def annotate(store: EpisodeStore, *, gamma: float = 1.0, weight: str = "visit", dense: bool = False) -> Sidecar:
+        """Q̂(s, a) = max over visits of G_t, the max-backup over the tree of a task's episodes, see `core.visits`.
+
+        Args:
+            gamma, weight, dense: as in `mc_visits`.
+        """
+        _check("qlass", gamma, weight=weight)
+        found = _Visits.of(store, gamma, "turn", dense)
+        _, visits_N = visit_means(found.returns_N, found.groups_N)
+        every_N = torch.ones(len(found.ids), dtype=torch.bool)
+        return found.sidecar(visit_maxima(found.returns_N, found.groups_N), visits_N, every_N, weight, dense)
+
+
+@dataclass
+class _Visits:
+    """Every turn of every episode with an outcome: where it stands, what came behind it, which state and action it visits."""
+
+    ids: list[str]
+    turns: list[int]
+    returns_N: torch.Tensor
+    groups_N: torch.Tensor
+
+    @classmethod
+    def of(cls, store: EpisodeStore, gamma: float, discount_from: str, dense: bool) -> _Visits:
         ids: list[str] = []
         turns: list[int] = []
         returns: list[float] = []
@@ -58,30 +97,28 @@ class mc_visits:
             groups += [known.setdefault(key, len(known)) for key in keys]
         if not ids:
             raise UserError(f"the store {store.path} holds no episode with an outcome, so there is nothing to label")
-        targets_N, visits_N = visit_means(torch.tensor(returns, dtype=torch.float64), torch.tensor(groups))
-        if min_visits > int(visits_N.max()):
-            raise UserError(
-                f"mc_visits: no state and action of {store.path} was visited {min_visits} times (the most is {int(visits_N.max())}); "
-                "lower min_visits, or collect more samples a task"
-            )
+        return cls(ids, turns, torch.tensor(returns, dtype=torch.float64), torch.tensor(groups))
+
+    def sidecar(self, targets_N: torch.Tensor, visits_N: torch.Tensor, keep_N: torch.Tensor, weight: str, dense: bool) -> Sidecar:
+        """Dense returns that leave [0, 1] are moved and scaled over the store."""
         low, high = float(targets_N.min()), float(targets_N.max())
         if dense and (low < 0 or high > 1):
             targets_N = (targets_N - low) / max(high - low, 1e-12)
-        keep_N = visits_N >= min_visits
-        weights_N = 1 / visits_N if weight == "pair" else torch.ones(len(ids))
+        weights_N = 1 / visits_N if weight == "pair" else torch.ones(len(self.ids))
+        known = int(self.groups_N.max()) + 1
         figures = {
-            "turns": len(ids),
+            "turns": len(self.ids),
             "labelled": int(keep_N.sum()),
-            "states_and_actions": len(known),
-            "mean_visits": len(ids) / len(known),
+            "states_and_actions": known,
+            "mean_visits": len(self.ids) / known,
             "visited_once": int((visits_N == 1).sum()),
             "returns_from_to": [low, high],
         }
-        rows = table_of(ids, turns, targets_N.numpy(), keep_N.numpy(), weights_N.numpy())
+        rows = table_of(self.ids, self.turns, targets_N.numpy(), keep_N.numpy(), weights_N.numpy())
         return Sidecar(rows, {"sampled_tokens": 0, "environment_steps": 0}, figures)
 
 
-def _check(gamma: float, discount_from: str, min_visits: int, weight: str) -> None:
+def _check(method: str, gamma: float, discount_from: str = "turn", min_visits: int = 1, weight: str = "visit") -> None:
     problems = []
     if not 0 <= gamma <= 1:
         problems.append(f"gamma is {gamma}; wanted a discount from 0 to 1")
@@ -92,7 +129,7 @@ def _check(gamma: float, discount_from: str, min_visits: int, weight: str) -> No
     if weight not in ("visit", "pair"):
         problems.append(f"weight is {weight!r}; allowed: visit, pair")
     if problems:
-        raise UserError([f"mc_visits: {p}" for p in problems])
+        raise UserError([f"{method}: {p}" for p in problems])
 
 
 def _episodes(store: EpisodeStore, dense: bool) -> Iterator[tuple[str, list[bytes], list[float]]]:

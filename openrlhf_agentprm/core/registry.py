@@ -96,7 +96,7 @@ LABELS = Registry(
     "label",
     f"{_HERE}.labels",
     {name: f"{_HERE}.core.labels:{name}" for name in ("td_gae", "td_qv", "outcome_all", "outcome_last")}
-    | {"mc_visits": f"{_HERE}.annotate.visits:mc_visits"}
+    | {name: f"{_HERE}.annotate.visits:{name}" for name in ("mc_visits", "qlass")}
     | {name: f"{_HERE}.annotate.montecarlo:{name}" for name in ("mc_soft", "mc_hard", "er", "rpe")},
 )
 ADVANTAGES = Registry(

@@ -36,3 +36,23 @@ def visit_means(returns_N: torch.Tensor, groups_N: torch.Tensor) -> tuple[torch.
     visits_G = torch.bincount(groups_N)
     sums_G = torch.bincount(groups_N, weights=returns_N)
     return (sums_G / visits_G.clamp(min=1))[groups_N], visits_G[groups_N]
+
+
+def visit_maxima(returns_N: torch.Tensor, groups_N: torch.Tensor) -> torch.Tensor:
+    """Q̂(s, a) = max of G_t over the visits of (s, a).
+
+    In the tree that a task's episodes make this is the backup of QLASS (arXiv 2502.02584), as rewards are the same on every visit of a turn:
+
+        Q̂(s, a) = r + γ max_{a'} Q̂(s', a'),   at a leaf the reward itself
+
+    Args:
+        returns_N, groups_N: as in `visit_means`.
+
+    Returns:
+        targets_N, the group's highest return at each of its turns.
+
+    >>> visit_maxima(torch.tensor([0.2, 1.0, 0.5]), torch.tensor([0, 0, 1]))
+    tensor([1.0000, 1.0000, 0.5000])
+    """
+    highest_G = torch.full((int(groups_N.max()) + 1,), -torch.inf, dtype=returns_N.dtype)
+    return highest_G.scatter_reduce(0, groups_N, returns_N, "amax")[groups_N]

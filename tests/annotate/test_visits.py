@@ -8,7 +8,7 @@ import pytest
 import torch
 from launching import module
 
-from openrlhf_agentprm.annotate.visits import mc_visits
+from openrlhf_agentprm.annotate.visits import mc_visits, qlass
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.core.visits import returns_behind, visit_means
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
@@ -69,6 +69,26 @@ def test_rare_pairs_are_left_out_and_each_pair_can_count_once(store, tmp_path):
     targets, weights = found[a[2].episode_id]
     assert targets[0] == pytest.approx((0.5 + 0 + 0.5) / 3) and math.isnan(targets[1]) and weights == pytest.approx([1 / 3, 0.0])
     assert a[3].episode_id not in found
+
+
+def test_qlass_backs_the_best_up_through_the_tree(store, tmp_path):
+    """By hand, and against the Bellman recursion over the tree written out."""
+    a = [episode(0, [7, 8, 5], 1.0), episode(1, [7, 8], 0.0), episode(2, [7, 9], 0.0), episode(3, [6], 0.0)]
+    qlass.annotate(store(*a), gamma=0.5).save(tmp_path / "labels", {})
+    found = read_labels(tmp_path / "labels")
+    assert [found[e.episode_id][0] for e in a] == [[0.25, 0.5, 1.0], [0.25, 0.5], [0.25, 0.0], [0.0]]
+
+    def backup(path):
+        behind = {tuple(int(t.action) for t in e.turns[: len(path) + 1]) for e in a if len(e.turns) > len(path)}
+        behind = {p for p in behind if p[: len(path)] == path}
+        ended = [e.outcome for e in a if tuple(int(t.action) for t in e.turns) == path]
+        return max(ended + [0.5 * backup(p) for p in behind])
+
+    for e in a:
+        path = tuple(int(t.action) for t in e.turns)
+        assert found[e.episode_id][0] == [backup(path[: k + 1]) for k in range(len(path))]
+    with pytest.raises(UserError, match="qlass: gamma is 2"):
+        qlass.annotate(EpisodeStore(tmp_path / "store"), gamma=2)
 
 
 def test_dense_rewards_are_brought_to_the_unit_interval(store, tmp_path):

@@ -1,6 +1,6 @@
 """Speed against the host and against doing it the plain way, as ratios measured in one run.
 
-    python tests/benchmarks/speed.py [gae] [scoring] [collection] [commands]
+    python tests/benchmarks/speed.py [gae] [scoring] [labels] [collection] [commands]
 
 Timings on a shared machine are noisy; each ratio is of medians of runs that alternate.
 """
@@ -174,8 +174,56 @@ def commands() -> None:
         print(f"agentprm {arguments[0]}: {statistics.median(times):.2f} s (wanted under 0.5)")
 
 
+def labels() -> None:
+    """A million turns labelled by td_gae, scores given, and by mc_visits from a store on disk."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from openrlhf_agentprm.annotate.visits import mc_visits
+    from openrlhf_agentprm.core.batches import LabelBatch
+    from openrlhf_agentprm.core.labels import td_gae
+    from openrlhf_agentprm.data.episode import Episode, Status, Turn
+    from openrlhf_agentprm.data.store import SCHEMA, EpisodeStore
+
+    episodes, turns, size = 50_000, 20, 64
+    q, outcome = torch.rand(episodes, turns), (torch.rand(episodes) < 0.5).float()
+    rewards = torch.nn.functional.pad(outcome[:, None], (turns - 1, 0))
+    mask, ended = torch.ones(episodes, turns, dtype=torch.bool), torch.ones(episodes, dtype=torch.bool)
+    started = time.perf_counter()
+    for i in range(0, episodes, size):
+        part = slice(i, i + size)
+        td_gae(LabelBatch(q_BK=q[part], rewards_BK=rewards[part], mask_BK=mask[part], outcome_B=outcome[part], terminated_B=ended[part],
+                          truncated_B=~ended[part]))  # fmt: skip
+    print(
+        f"td_gae: {episodes * turns:,} turns in {time.perf_counter() - started:.1f} s, {size} episodes a batch (wanted under 10)",
+        flush=True,
+    )
+    spans = [Turn("an observation", "an action", 20 + 15 * k, 25 + 15 * k) for k in range(turns)]
+    with tempfile.TemporaryDirectory() as folder:
+        for shard in range(10):
+            rows = []
+            for i in range(shard * episodes // 10, (shard + 1) * episodes // 10):
+                tokens = torch.randint(5, 8, (spans[-1].action_end,)).tolist()
+                tokens[:28] = [5] * 28  # the prompt and the first actions of a task's samples are alike
+                rows.append(
+                    Episode(
+                        env="e", task_id=str(i // 16), split="train", seed=0, sample=i % 16, policy="p", policy_digest="d", sampling={},
+                        status=Status.SUCCESS, outcome=float(outcome[i]), terminated=True, truncated=False, token_ids=tokens,
+                        logprobs=[0.0] * len(tokens), turns=spans,
+                    ).to_row()
+                )  # fmt: skip
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), Path(folder, f"episodes-{shard}.parquet"))
+        started = time.perf_counter()
+        figures = mc_visits.annotate(EpisodeStore(folder)).figures
+        print(
+            f"mc_visits: {figures['turns']:,} turns of {figures['states_and_actions']:,} states and actions in "
+            f"{time.perf_counter() - started:.1f} s (wanted under 10)"
+        )
+
+
+ALL = ("gae", "scoring", "labels", "collection", "commands")
 if __name__ == "__main__":
-    chosen = [a for a in sys.argv[1:] if a in ("gae", "scoring", "collection", "commands")] or ["gae", "scoring", "collection", "commands"]
+    chosen = [a for a in sys.argv[1:] if a in ALL] or ALL
     torch.manual_seed(0)
     for name in chosen:
         globals()[name]()
