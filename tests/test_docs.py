@@ -10,7 +10,7 @@ import pytest
 
 from openrlhf_agentprm.cli.run import parsers
 from openrlhf_agentprm.core.arguments import problems_of
-from openrlhf_agentprm.core.registry import LABELS
+from openrlhf_agentprm.core.registry import LABELS, REWARD_MODELS
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = sorted(e.name for e in LABELS.entries() if e.distribution == "openrlhf-agentprm")
@@ -33,6 +33,12 @@ def test_a_label_has_a_page_with_its_options_and_their_defaults(name):
                        for p in parameters if p.name not in NOT_OPTIONS}  # fmt: skip
     assert "arXiv" in text or "Ours" in text
     assert f"[{name}]({name}.md)" in (DOCS / "labels" / "README.md").read_text()
+
+
+def test_every_reward_model_has_a_page():
+    index = (DOCS / "reward-models" / "README.md").read_text()
+    for name in (e.name for e in REWARD_MODELS.entries() if e.distribution == "openrlhf-agentprm"):
+        assert (DOCS / "reward-models" / f"{name}.md").is_file() and f"[{name}]({name}.md)" in index
 
 
 def test_links_lead_somewhere():

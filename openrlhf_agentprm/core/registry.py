@@ -104,4 +104,8 @@ ADVANTAGES = Registry(
     f"{_HERE}.advantages",
     {name: f"{_HERE}.core.estimators:{name}" for name in ("turn_gae", "token_gae", "progress")},
 )
-REWARD_MODELS = Registry("reward model", f"{_HERE}.reward_models", {"scalar": f"{_HERE}.prm.scoring:ScalarPRM"})
+REWARD_MODELS = Registry(
+    "reward model",
+    f"{_HERE}.reward_models",
+    {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"},
+)

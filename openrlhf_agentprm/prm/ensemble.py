@@ -1,0 +1,94 @@
+"""Several PRMs as one: their mean, their lowest, or a lower confidence bound."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.batches import ProcessScores
+from ..core.errors import UserError, did_you_mean
+from .model import Record
+from .scoring import ScalarPRM, ScoreBatch
+from .vocabulary import check_same_vocabulary
+
+COMBINE = ("mean", "min", "lcb")
+_FILE = "ensemble.json"
+
+
+class EnsemblePRM:
+    """Scalar PRMs that differ in their seeds or their data (registry entry `ensemble`).
+
+        mean: Q = (1/M) Σ_m Q_m
+        min:  Q = min_m Q_m
+        lcb:  Q = mean_m Q_m − κ std_m Q_m    (over the M members, not an estimate from a sample of them)
+
+    V is combined alike. Where members disagree the data said little, and the last two score such an action lower.
+
+    Args:
+        members: of one tokenizer.
+        combine: one of `COMBINE`.
+        kappa: κ of `lcb`.
+    """
+
+    def __init__(self, members: list[ScalarPRM], combine: str = "mean", kappa: float = 1.0) -> None:
+        self.members = members
+        self.combine = combine
+        self.kappa = kappa
+
+    @classmethod
+    def load(cls, path: str, *, dtype: str = "fp32", attn_implementation: str = "sdpa", device: str | torch.device = "cpu") -> EnsemblePRM:
+        """From a folder with `ensemble.json`: {"members": [folders, beside it or absolute], "combine": "lcb", "kappa": 1.0}.
+
+        Raises:
+            UserError: all that is wrong with the file, or members of unlike tokenizers or outputs.
+        """
+        about = _read(Path(path) / _FILE)
+        folders = [str((Path(path) / member).resolve()) for member in about["members"]]
+        for other in folders[1:]:
+            check_same_vocabulary(other, folders[0])
+        outputs = {folder: Record.load(folder).output for folder in folders}
+        if len(set(outputs.values())) > 1:
+            raise UserError(f"the members of {path} have unlike outputs: {outputs}; their scores are not on one scale")
+        members = [ScalarPRM.load(f, dtype=dtype, attn_implementation=attn_implementation, device=device) for f in folders]
+        return cls(members, about["combine"], about["kappa"])
+
+    @torch.no_grad()
+    def score(self, batch: ScoreBatch) -> ProcessScores:
+        """Q and V of every turn, float32 on the CPU."""
+        found = [member.score(batch) for member in self.members]
+        return ProcessScores(self._combined([s.q_BK for s in found]), self._combined([s.v_BK for s in found]))
+
+    def _combined(self, scores: list[torch.Tensor]) -> torch.Tensor:
+        scores_MBK = torch.stack(scores)
+        if self.combine == "min":
+            return scores_MBK.amin(0)
+        mean_BK = scores_MBK.mean(0)
+        return mean_BK if self.combine == "mean" else mean_BK - self.kappa * scores_MBK.std(0, correction=0)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise UserError(
+            f'there is no {file}; an ensemble is a folder with a file such as {{"members": ["../prm1", "../prm2"], "combine": "lcb", "kappa": 1.0}}'
+        )
+    try:
+        about = {"combine": "mean", "kappa": 1.0, **json.loads(file.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is no JSON object: {error}") from error
+    problems = [f"{file} has the unknown key {name!r}" for name in about.keys() - {"members", "combine", "kappa"}]
+    members = about.get("members")
+    if not (isinstance(members, list) and len(members) >= 2 and all(isinstance(m, str) for m in members)):
+        problems.append(f'{file}: "members" is {members!r}; wanted a list of two or more folders')
+    if about["combine"] not in COMBINE:
+        problems.append(
+            f'{file}: "combine" is {about["combine"]!r}{did_you_mean(str(about["combine"]), COMBINE)} (allowed: {", ".join(COMBINE)})'
+        )
+    if not (isinstance(about["kappa"], int | float) and math.isfinite(about["kappa"]) and about["kappa"] >= 0):
+        problems.append(f'{file}: "kappa" is {about["kappa"]!r}; wanted a number of 0 or more')
+    if problems:
+        raise UserError(problems)
+    return about
