@@ -83,7 +83,8 @@ def _completer(args: Any, store: Any) -> Any:
 
     first = _common(store)
     how = first.sampling
-    env = EnvConfig.from_namespace(args.env).played_as(first.env, how, first.split)
+    args.env.name = first.env
+    env = EnvConfig.from_namespace(args.env).played_as(how, first.split)
     model = args.policy.model_name_or_path or first.policy
     if not args.policy.model_name_or_path and policy_digest(model) != first.policy_digest:
         raise UserError(

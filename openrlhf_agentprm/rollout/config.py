@@ -101,11 +101,10 @@ class EnvConfig:
     def limits(self, max_tokens: int) -> Limits:
         return Limits(self.max_turns, max_tokens, self.max_tokens_per_turn)
 
-    def played_as(self, env: str, sampling: Mapping[str, Any], split: str) -> EnvConfig:
-        """These settings with the environment and the limits of episodes that are there already."""
+    def played_as(self, sampling: Mapping[str, Any], split: str) -> EnvConfig:
+        """These settings with the environment's arguments and the limits of episodes that are there already."""
         return replace(
             self,
-            name=env,
             args=dict(sampling["env_args"]),
             split=split,
             max_turns=sampling["max_turns"],

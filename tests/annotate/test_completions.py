@@ -185,7 +185,9 @@ def test_labels_by_the_real_engine_here_and_by_ray(tiny, count_store, tmp_path):
     assert refused.returncode == 2 and "another prompt format" in refused.stderr
     module("label", *line, "--label.name", "mc_soft", "--label.output", tmp_path / "soft", "--completions.num_engines", 2)
     about = read_about(tmp_path / "soft")
-    assert about["figures"]["labelled"] == about["figures"]["turns"] and about["cost"]["sampled_tokens"] > 0
+    figures = about["figures"]  # a random policy fills the context from some states each time
+    assert figures["turns"] > figures["labelled"] > 0.5 * figures["turns"] and figures["states_without_outcome"] > 0
+    assert about["cost"]["sampled_tokens"] > 0 and about["cost"]["completions"] == 2 * figures["states"]
     done = module("label", *line, "--label.name", "mc_hard", "--label.output", tmp_path / "hard")  # the same completions
     assert "completions" in done.stdout and len(EpisodeStore(tmp_path / "completions")) == about["cost"]["completions"]
     extra = ["--label.options", '{"samples": 3}']
