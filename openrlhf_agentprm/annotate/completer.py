@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import UserError
 from ..data.episode import Episode
 from ..data.files import write_whole
 from ..data.store import EpisodeStore, EpisodeWriter
@@ -61,6 +62,8 @@ class Completer:
             finally:
                 bar.close()
                 self._note(time.monotonic() - began if missing else 0.0)
+            if lost := sum(a.episode_id not in writer.ids for a in missing):
+                raise UserError(f"{lost} of {len(missing)} completions were not played; the others are safe, and the same command goes on")
         found = (e for e in EpisodeStore(self.folder, allow_empty=True).episodes() if e.episode_id in ids)
         outcomes, cost = tally(found, before)
         if not self._asked.keys() & ids.keys():  # asked twice costs once

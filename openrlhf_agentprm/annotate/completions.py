@@ -100,6 +100,7 @@ def assignments(
     for state in states:
         e = state.episode
         how = {**sampling, "from": state.key, "sampler_seed": seed}
+        prefix = state.prefix if state.turns else None  # one for all samples: they are long
         for sample in range(samples):
             yield (
                 state,
@@ -113,7 +114,7 @@ def assignments(
                     policy_digest,
                     how,
                     e.iteration,
-                    state.prefix if state.turns else None,
+                    prefix,
                 ),
             )
 

@@ -54,8 +54,8 @@ class er:
             complete, samples: as in `mc_soft`.
             eta: η from 0 (`mc_soft`) to infinity (`mc_hard`; write Infinity).
         """
-        if not eta >= 0:
-            raise UserError(f"er: eta is {eta}; wanted 0 or more")
+        if not isinstance(eta, int | float) or not eta >= 0:
+            raise UserError(f"er: eta is {eta!r}; wanted a number of 0 or more, or Infinity without quotes")
         return _label(store, complete, samples, lambda outcomes_SN: mc.entropic_mean(outcomes_SN, eta))
 
 
@@ -72,15 +72,15 @@ class rpe:
             complete, samples: as in `mc_soft`.
             threshold: the share of its state's value that an action must keep.
         """
-        if not 0 < threshold <= 1:
-            raise UserError(f"rpe: threshold is {threshold}; wanted a share above 0, at most 1")
+        if not isinstance(threshold, int | float) or not 0 < threshold <= 1:
+            raise UserError(f"rpe: threshold is {threshold!r}; wanted a share above 0, at most 1")
         return _label(store, complete, samples, mc.soft_mean, relative_to=threshold)
 
 
 def _label(store: EpisodeStore, complete: Complete, samples: int, value: Value, *, relative_to: float | None = None) -> Sidecar:
     """Values of all distinct states, read back along every episode."""
-    if samples < 1:
-        raise UserError(f"samples is {samples}; wanted 1 or more completions of a state")
+    if not isinstance(samples, int) or samples < 1:
+        raise UserError(f"samples is {samples!r}; wanted a whole number of completions of a state, 1 or more")
     found = StoreStates.of(store)
     states = found.distinct(starts=relative_to is not None)
     values_S = value(outcomes_table(complete(states, samples), states, samples))

@@ -82,14 +82,16 @@ def evaluate(args: Any) -> dict[str, Any]:
     from ..data.layout import spans_of
     from ..data.store import EpisodeStore
     from ..prm import evaluation as ev
+    from ..prm.ensemble import checkpoints_of
     from ..prm.scoring import load_reward_model, score_all
     from ..prm.vocabulary import check_vocabulary
 
     grid = ev.sample_grid(list(EpisodeStore(args.eval.dataset).episodes()), args.eval.max_samples_per_task)
     if not grid.tasks:
         raise UserError(f"{args.eval.dataset} holds no task with {args.eval.max_samples_per_task or 'any'} episodes that have an outcome")
-    for path in named(args.prm.model_name_or_path).values() if args.prm.name == "scalar" else ():
-        check_vocabulary(path, args.eval.dataset, grid.episodes)
+    for path in named(args.prm.model_name_or_path).values():
+        for checkpoint in checkpoints_of(args.prm.name, path):
+            check_vocabulary(checkpoint, args.eval.dataset, grid.episodes)
     scores = ev.free_scores(grid)
     quality = {}
     for name, path in named(args.prm.model_name_or_path).items():

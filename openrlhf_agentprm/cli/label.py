@@ -81,8 +81,11 @@ def _completer(args: Any, store: Any) -> Any:
     from ..rollout.digest import policy_digest
     from ..rollout.engine import Sampling
 
-    first = _common(store)
-    how = first.sampling
+    folder = Path(args.completions.store or Path(args.label.output, "completions"))
+    if folder.resolve() == store.path.resolve():
+        raise UserError(f"--completions.store {folder} is the store that is labelled; give the completions a folder of their own")
+    first = _common(store, args)
+    how = {name: first.sampling[name] for name in _SETTING}
     args.env.name = first.env
     env = EnvConfig.from_namespace(args.env).played_as(how, first.split)
     model = args.policy.model_name_or_path or first.policy
@@ -91,8 +94,9 @@ def _completer(args: Any, store: Any) -> Any:
             f"the episodes were played by {first.policy!r}, which is not there or is another model by now; say who completes with "
             "--policy.model_name_or_path"
         )
-    temperature = how.get("temperature", 1.0) if args.completions.temperature is None else args.completions.temperature
-    sampling = Sampling(temperature, how.get("top_p", 1.0), how.get("top_k", -1))
+    was = first.sampling
+    temperature = was.get("temperature", 1.0) if args.completions.temperature is None else args.completions.temperature
+    sampling = Sampling(temperature, was.get("top_p", 1.0), was.get("top_k", -1))
     chat = env.chat(model)
     env.check_format(chat, how)
     vllm = args.vllm
@@ -108,7 +112,7 @@ def _completer(args: Any, store: Any) -> Any:
     )
     engines = args.completions.num_engines
     return Completer(
-        args.completions.store or Path(args.label.output, "completions"),
+        folder,
         (lambda missing: player.play_by_ray(missing, engines)) if engines else player.play,
         policy=model,
         policy_digest=policy_digest(model),
@@ -117,25 +121,31 @@ def _completer(args: Any, store: Any) -> Any:
     )
 
 
-def _common(store: Any) -> Any:
-    """An episode that stands for all: they share environment, its arguments, limits and format.
+_SETTING = ("env_args", "max_turns", "max_len", "max_tokens_per_turn", "format")
+
+
+def _common(store: Any, args: Any) -> Any:
+    """An episode that stands for all: they share environment, its arguments, limits, format, and what the flags leave to them.
 
     Raises:
         UserError: they differ, so that no one setting completes them.
     """
     from ..data.episode import Episode
 
-    wanted = ("env_args", "max_turns", "max_len", "max_tokens_per_turn", "format")
     seen: dict[str, Episode] = {}
     for episode in store.episodes():
-        missing = [name for name in wanted if name not in episode.sampling]
+        how = episode.sampling
+        missing = [name for name in _SETTING if name not in how]
         if missing:
             raise UserError(f"episode {episode.episode_id} of {store.path} does not say its {', '.join(missing)}; completions need them")
-        seen.setdefault(str([episode.env, *(episode.sampling[name] for name in wanted)]), episode)
+        policy = None if args.policy.model_name_or_path else episode.policy_digest
+        heat = None if args.completions.temperature is not None else how.get("temperature")
+        setting = [episode.env, *(how[name] for name in _SETTING), policy, heat, how.get("top_p"), how.get("top_k")]
+        seen.setdefault(str(setting), episode)
     if len(seen) > 1:
         raise UserError(
-            f"the episodes of {store.path} were played in {len(seen)} settings ({'; '.join(list(seen)[:2])}); completions want one: label "
-            "stores of their own"
+            f"the episodes of {store.path} were played in {len(seen)} settings ({'; '.join(list(seen)[:2])}); completions want one: "
+            "label stores of their own, or name --policy.model_name_or_path and --completions.temperature where only these differ"
         )
     return next(iter(seen.values()))
 

@@ -58,6 +58,7 @@ def parse_method(text: str) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str]) -> int:
+    from ..prm.ensemble import checkpoints_of
     from ..prm.model import check_checkpoint
 
     args = parse_nested(build_parser(), argv)
@@ -66,9 +67,10 @@ def main(argv: Sequence[str]) -> int:
         methods = [parse_method(m) for m in args.search.methods]
     with collecting(problems):
         prms = named(args.prm.model_name_or_path)
-        for path in prms.values() if args.prm.name == "scalar" else ():
+        for path in prms.values():
             with collecting(problems):
-                check_checkpoint(path, args.policy.model_name_or_path)
+                for checkpoint in checkpoints_of(args.prm.name, path):
+                    check_checkpoint(checkpoint, args.policy.model_name_or_path)
     if not args.prm.model_name_or_path and args.search.random_disable:
         problems.append("nothing ranks the actions: give --prm.model_name_or_path, or leave out --search.random_disable")
     if problems:
@@ -81,6 +83,7 @@ def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> N
     """Run what the output file lacks, one entry after the other."""
     from ..data.files import write_whole
     from ..host.engine import context_length
+    from ..prm.ensemble import checkpoints_of
     from ..rollout.digest import policy_digest, text_digest
 
     output = Path(args.search.output)
@@ -105,7 +108,8 @@ def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> N
     }
     wanted = []
     for name, path, (beams, actions) in jobs:
-        entry = {"prm": name, "prm_digest": policy_digest(path) if path else "", "beams": beams, "actions": actions, **identity}
+        made_of = dict.fromkeys([path, *checkpoints_of(args.prm.name, path)]) if path else {}
+        entry = {"prm": name, "prm_digest": "+".join(map(policy_digest, made_of)), "beams": beams, "actions": actions, **identity}
         entry |= {"split": config.split, "first_task": config.first_task, "num_tasks": config.num_tasks}
         entry |= {} if path else {"random_scores": "one for each sample"}
         if not any(entry.items() <= ({"tie_margin": 0.0} | r).items() for r in results):

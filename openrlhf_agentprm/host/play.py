@@ -68,7 +68,8 @@ class Player:
     def play_by_ray(self, missing: list[Assignment], engines: int) -> Iterator[Episode]:
         """Play with so many engines, each a Ray task with environments of its own; episodes come here as they finish.
 
-        What a lost node had not given out yet is played again by Ray.
+        A lost node ends it, with all that was given out kept: episodes come in no fixed order, so Ray cannot tell which to play again. The same
+        command plays what is missing.
         """
         import ray
 
@@ -77,7 +78,7 @@ class Player:
         join_or_start(_runtime_env(), gpus=0, cpus=2 * engines)
         gpus = self.tensor_parallel_size if has_cuda() else 0
 
-        @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=2)
+        @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=0)
         def shard(player: Player, part: list[Assignment]) -> Iterator[Episode]:
             yield from player.play(part)
 

@@ -69,7 +69,7 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
     found += unread_flags(a) + (_unknown_options(a) if ours else [])
     if args.prm.model_name_or_path:
         found += _colocation_problems(args)
-    if args.prm.model_name_or_path and args.prm.name == "scalar":
+    if args.prm.model_name_or_path:
         found += _prm_problems(args, ours)
     return found + _critic_problems(args)
 
@@ -149,19 +149,29 @@ def _colocation_problems(args: Any) -> list[str]:
 
 
 def _prm_problems(args: Any, ours: bool) -> list[str]:
-    """What the checkpoint itself tells."""
+    """What the checkpoints themselves tell."""
+    from ..prm.ensemble import checkpoints_of
+
+    try:
+        paths = checkpoints_of(args.prm.name, args.prm.model_name_or_path)
+    except UserError as error:
+        return error.problems
+    return [problem for path in paths for problem in _checkpoint_problems(path, args, ours)]
+
+
+def _checkpoint_problems(path: str, args: Any, ours: bool) -> list[str]:
     from ..prm.model import Record, check_checkpoint
 
     try:
-        check_checkpoint(args.prm.model_name_or_path, args.actor.model_name_or_path)
+        check_checkpoint(path, args.actor.model_name_or_path)
     except UserError as error:
         return error.problems
-    record = Record.load(args.prm.model_name_or_path)
+    record = Record.load(path)
     if ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae" and not record.value_trained:
         return [
-            f"{args.prm.model_name_or_path}: its V(s) was not trained at the states (method {record.method!r}), so it cannot give values; "
+            f"{path}: its V(s) was not trained at the states (method {record.method!r}), so it cannot give values; "
             "train with --loss.value_coef 1, or take --algo.advantage.values critic"
         ]
     if ours and not record.value_trained and "progress" in (args.algo.advantage.estimator, args.algo.advantage.process_reward):
-        logger.warning("%s: its V(s) was not trained, so the progress of every first turn is noise", args.prm.model_name_or_path)
+        logger.warning("%s: its V(s) was not trained, so the progress of every first turn is noise", path)
     return []

@@ -47,12 +47,12 @@ class EnsemblePRM:
             UserError: all that is wrong with the file, or members of unlike tokenizers or outputs.
         """
         about = _read(Path(path) / _FILE)
-        folders = [str((Path(path) / member).resolve()) for member in about["members"]]
+        folders = checkpoints_of("ensemble", path)
         for other in folders[1:]:
             check_same_vocabulary(other, folders[0])
-        outputs = {folder: Record.load(folder).output for folder in folders}
+        outputs = {folder: (Record.load(folder).output, Record.load(folder).values) for folder in folders}
         if len(set(outputs.values())) > 1:
-            raise UserError(f"the members of {path} have unlike outputs: {outputs}; their scores are not on one scale")
+            raise UserError(f"the members of {path} have unlike outputs or values: {outputs}; their scores do not mean the same")
         members = [ScalarPRM.load(f, dtype=dtype, attn_implementation=attn_implementation, device=device) for f in folders]
         return cls(members, about["combine"], about["kappa"])
 
@@ -68,6 +68,17 @@ class EnsemblePRM:
             return scores_MBK.amin(0)
         mean_BK = scores_MBK.mean(0)
         return mean_BK if self.combine == "mean" else mean_BK - self.kappa * scores_MBK.std(0, correction=0)
+
+
+def checkpoints_of(name: str, path: str) -> list[str]:
+    """The scalar checkpoints behind a reward model of the registry; none of a kind that is not ours.
+
+    Raises:
+        UserError: `ensemble.json` is not there or wrong.
+    """
+    if name == "ensemble":
+        return [str((Path(path) / member).resolve()) for member in _read(Path(path) / _FILE)["members"]]
+    return [path] if name == "scalar" else []
 
 
 def _read(file: Path) -> dict[str, Any]:

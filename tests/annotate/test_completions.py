@@ -161,6 +161,9 @@ def test_a_killed_completion_goes_on_with_nothing_lost_and_nothing_twice(chat, t
         second = mc_soft.annotate(store, complete=again, samples=8)
         assert second.rows == first.rows and second.cost == first.cost
         assert first.cost["sampled_tokens"] > 0 and first.cost["environment_steps"] > first.cost["completions"]
+        for method, wrong in ((mc_soft, {"samples": "8"}), (er, {"eta": "Infinity"}), (rpe, {"threshold": None})):
+            with pytest.raises(UserError, match="wanted a"):
+                method.annotate(store, complete=again, **wrong)
         with pytest.raises(KeyboardInterrupt):  # another policy's are not taken for them
             mc_soft.annotate(store, complete=game.completer(tmp_path / "completions", policy_digest="other"), samples=8)
 
@@ -179,6 +182,9 @@ def test_labels_by_the_real_engine_here_and_by_ray(tiny, count_store, tmp_path):
     line += ["--completions.store", tmp_path / "completions", "--label.options", '{"samples": 2}']
     refused = module("label", *line[:2], "--label.name", "mc_soft", "--label.output", tmp_path / "none", check=False)
     assert refused.returncode == 2 and "say who completes" in refused.stderr
+    swallowed = [*line[:2], *line[2:4], "--completions.store", count_store, "--label.name", "mc_soft", "--label.output", tmp_path / "none"]
+    refused = module("label", *swallowed, check=False)
+    assert refused.returncode == 2 and "is the store that is labelled" in refused.stderr
     refused = module(
         "label", *line, "--label.name", "mc_soft", "--label.output", tmp_path / "none", "--env.action_format", "react", check=False
     )

@@ -75,7 +75,7 @@ def test_what_does_not_go_together_is_refused(members, tiny, tmp_path):
         members / "sigmoid",
         Record(output="sigmoid"),
     )
-    with pytest.raises(UserError, match="unlike outputs"):
+    with pytest.raises(UserError, match="unlike outputs or values"):
         EnsemblePRM.load(written(members, "scales", members=["../prm0", "../sigmoid"]))
 
 
