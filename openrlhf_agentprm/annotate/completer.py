@@ -13,7 +13,7 @@ from ..data.episode import Episode
 from ..data.files import write_whole
 from ..data.store import EpisodeStore, EpisodeWriter
 from ..rollout.builder import Assignment
-from .completions import State, assignments, tally
+from .completions import State, assignments
 
 _NOTE = ".completions.json"
 
@@ -41,14 +41,12 @@ class Completer:
         self.play = play
         self.who: dict[str, Any] = {"policy": policy, "policy_digest": policy_digest, "sampling": sampling, "seed": seed}
         self._asked: dict[str, int] = {}  # completions by id, to the number of turns before each
-        self._cost: dict[str, float] = {"sampled_tokens": 0, "environment_steps": 0}
 
     def __call__(self, states: Sequence[State], samples: int) -> dict[str, list[float]]:
         from tqdm import tqdm
 
         wanted = list(assignments(states, samples, **self.who))
-        before = {state.key: state.turns for state, _ in wanted}
-        ids = {a.episode_id: before[state.key] for state, a in wanted}
+        ids = {a.episode_id: state.turns for state, a in wanted}
         with EpisodeWriter(self.folder) as writer:
             missing = [a for _, a in wanted if a.episode_id not in writer.ids]
             began = time.monotonic()
@@ -64,17 +62,23 @@ class Completer:
                 self._note(time.monotonic() - began if missing else 0.0)
             if lost := sum(a.episode_id not in writer.ids for a in missing):
                 raise UserError(f"{lost} of {len(missing)} completions were not played; the others are safe, and the same command goes on")
-        found = (e for e in EpisodeStore(self.folder, allow_empty=True).episodes() if e.episode_id in ids)
-        outcomes, cost = tally(found, before)
-        if not self._asked.keys() & ids.keys():  # asked twice costs once
-            for name, value in cost.items():
-                self._cost[name] += value
-        self._asked |= ids
+        self._asked |= ids  # asked twice costs once
+        outcomes: dict[str, list[float]] = {}
+        for episode in self._played(ids):
+            if episode.status.has_outcome:
+                outcomes.setdefault(episode.sampling["from"], []).append(episode.outcome)
         return outcomes
 
     @property
     def cost(self) -> dict[str, float]:
-        return {**self._cost, "completions": len(self._asked), "completion_seconds": self._seconds()}
+        cost = {"completions": len(self._asked), "sampled_tokens": 0, "environment_steps": 0, "completion_seconds": self._seconds()}
+        for episode in self._played(self._asked):
+            cost["sampled_tokens"] += sum(t.action_end - t.action_start for t in episode.turns[self._asked[episode.episode_id] :])
+            cost["environment_steps"] += len(episode.turns)  # with those that rebuilt the state
+        return cost
+
+    def _played(self, ids: Mapping[str, int]) -> Iterator[Episode]:
+        return (e for e in EpisodeStore(self.folder, allow_empty=True).episodes() if e.episode_id in ids)
 
     def _seconds(self) -> float:
         """Of all processes that filled the store."""

@@ -41,13 +41,13 @@ class State:
 
 
 class Complete(Protocol):
-    """Plays completions: for each state the outcomes that are known of its N, NaN for those that have none."""
+    """Plays N completions of each state: the outcomes of those that have one, by the state's key."""
 
     def __call__(self, states: Sequence[State], samples: int) -> dict[str, list[float]]: ...
 
     @property
     def cost(self) -> dict[str, float]:
-        """sampled_tokens, environment_steps and seconds of all that was asked for so far, by whichever process played it."""
+        """Of all that was asked for so far, whichever process played it: completions, sampled_tokens, environment_steps; completion_seconds."""
 
 
 @dataclass
@@ -102,32 +102,5 @@ def assignments(
         how = {**sampling, "from": state.key, "sampler_seed": seed}
         prefix = state.prefix if state.turns else None  # one for all samples: they are long
         for sample in range(samples):
-            yield (
-                state,
-                Assignment(
-                    e.env,
-                    e.task_id,
-                    e.split,
-                    e.seed,
-                    sample,
-                    policy,
-                    policy_digest,
-                    how,
-                    e.iteration,
-                    prefix,
-                ),
-            )
-
-
-def tally(completions: Iterable[Episode], turns_before: Mapping[str, int]) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Outcomes by state, and what they cost: tokens sampled behind the state, environment steps with those that rebuilt it."""
-    outcomes: dict[str, list[float]] = {}
-    cost = {"sampled_tokens": 0.0, "environment_steps": 0.0}
-    for episode in completions:
-        key = episode.sampling["from"]
-        own = episode.turns[turns_before[key] :]
-        cost["sampled_tokens"] += sum(turn.action_end - turn.action_start for turn in own)
-        cost["environment_steps"] += len(episode.turns)
-        if episode.status.has_outcome:
-            outcomes.setdefault(key, []).append(episode.outcome)
-    return outcomes, cost
+            who = (e.env, e.task_id, e.split, e.seed, sample, policy, policy_digest, how, e.iteration)
+            yield state, Assignment(*who, prefix)

@@ -85,7 +85,9 @@ def _label(store: EpisodeStore, complete: Complete, samples: int, value: Value, 
     states = found.distinct(starts=relative_to is not None)
     values_S = value(outcomes_table(complete(states, samples), states, samples))
     value_of = {state.key: float(v) for state, v in zip(states, values_S, strict=True)}
-    ids, turns, targets = [], [], []
+    ids: list[str] = []
+    turns: list[int] = []
+    targets: list[float] = []
     for episode, path in found.paths:
         own = [value_of[s.key] for s in path[1:]] + [episode.outcome]
         if relative_to is not None:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.arguments import Parser, parse_nested
+from ..core.arguments import Parser, nest, parse
 from ..core.errors import UserError
 from ..core.registry import LABELS
 from ..rollout.config import add_play_flags, json_object, non_negative_int
 from .boundary import run_command
+
+_OF_COMPLETIONS = ("policy.", "completions.", "vllm.", "env.")
 
 
 def build_parser() -> Parser:
@@ -49,19 +51,25 @@ def main(argv: Sequence[str]) -> int:
     from ..data.store import EpisodeStore
     from ..host.ppo_checks import unknown_options
 
-    args = parse_nested(build_parser(), argv)
+    parser = build_parser()
+    flags = parse(parser, argv)
+    args = nest(flags)
     method = LABELS.load(args.label.name)
     if not hasattr(method, "annotate"):
         raise UserError(f"--label.name {args.label.name} is made from the model's own scores while it trains: give it to train_prm")
     problems = unknown_options("--label.options", args.label.options, method.annotate)
     if "complete" in args.label.options:
         problems.append("--label.options has the key 'complete', which the flags of completions give")
+    completes = "complete" in inspect.signature(method.annotate).parameters
+    if not completes:
+        unread = [name for name, value in vars(flags).items() if name.startswith(_OF_COMPLETIONS) and value != parser.get_default(name)]
+        problems += [f"--{name} is given, but --label.name {args.label.name} plays no completions" for name in unread]
     if problems:
         raise UserError(problems)
     store = EpisodeStore(args.data.dataset)
     given = dict(args.label.options)
     about = {"method": args.label.name, "options": args.label.options, "dataset": args.data.dataset}
-    if "complete" in inspect.signature(method.annotate).parameters:
+    if completes:
         given["complete"] = _completer(args, store)
         about["completions"] = {**given["complete"].who, "store": str(given["complete"].folder)}
     began = time.monotonic()

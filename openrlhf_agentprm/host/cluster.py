@@ -49,9 +49,7 @@ def start_ray(args: Any, settings: dict[str, Any]) -> None:
     import ray
 
     wanted = gpus_needed(args)
-    joins = join_or_start(_runtime_env(settings), gpus=wanted, cpus=2 * wanted + 4)
-    if joins and not has_cuda():
-        _refuse_cpu_mode_on_gpus()
+    join_or_start(_runtime_env(settings), gpus=wanted, cpus=2 * wanted + 4)
     there = int(ray.cluster_resources().get("GPU", 0))
     if wanted > there:
         ray.shutdown()
@@ -62,14 +60,11 @@ def start_ray(args: Any, settings: dict[str, Any]) -> None:
     _prove_active_in_ray()
 
 
-def join_or_start(runtime_env: dict[str, Any], *, gpus: int, cpus: int) -> bool:
+def join_or_start(runtime_env: dict[str, Any], *, gpus: int, cpus: int) -> None:
     """Connect to the cluster that is named or runs here; without one start Ray, on a machine without CUDA with logical GPUs.
 
-    Returns:
-        Whether there was a cluster.
-
     Raises:
-        UserError: no cluster answers.
+        UserError: no cluster answers, or it has GPUs and this machine has none.
     """
     import ray
 
@@ -83,7 +78,8 @@ def join_or_start(runtime_env: dict[str, Any], *, gpus: int, cpus: int) -> bool:
         ray.init(**arguments)
     except ConnectionError as error:
         raise UserError(_NO_ANSWER.format(os.environ.get("RAY_ADDRESS") or "the address that `ray start` left here", error)) from error
-    return joins
+    if joins and not has_cuda():
+        _refuse_cpu_mode_on_gpus()
 
 
 def _runtime_env(settings: dict[str, Any]) -> dict[str, Any]:
@@ -94,15 +90,17 @@ def _runtime_env(settings: dict[str, Any]) -> dict[str, Any]:
         MODE_VARIABLE: os.environ[MODE_VARIABLE],
         ROLLOUT_VARIABLE: json.dumps(settings),
     }
+    return worker_environment(variables) | {"worker_process_setup_hook": _HOOK}
+
+
+def worker_environment(variables: dict[str, str]) -> dict[str, Any]:
+    """A runtime environment with these variables and, without CUDA, the CPU's; a submitted job's own variables stand."""
     if not has_cuda():
-        variables |= {name: os.environ.get(name, value) for name, value in CPU_ENVIRONMENT.items()}
+        variables = variables | {name: os.environ.get(name, value) for name, value in CPU_ENVIRONMENT.items()}
         variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
     set_by_job = submitted.get("env_vars", {})
-    return {
-        "env_vars": {name: value for name, value in variables.items() if name not in set_by_job},
-        "worker_process_setup_hook": _HOOK,
-    }
+    return {"env_vars": {name: value for name, value in variables.items() if name not in set_by_job}}
 
 
 def _refuse_cpu_mode_on_gpus() -> None:

@@ -69,7 +69,7 @@ class AgentExecutor(AgentExecutorBase):
             return reply
 
         async with self.workers.worker() as worker:
-            reply = await ask({"do": "reset", "task_id": assignment.task_id, "seed": assignment.seed})
+            reply = await ask(builder.request())
             if _broke(builder, reply):
                 return builder
             builder.begin(reply.value)

@@ -6,17 +6,19 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..agents.chat import ChatFormat
+from ..core.errors import UserError
 from ..data.episode import Episode
 from ..rollout.builder import Assignment
 from ..rollout.collect import Stats, play_episodes
 from ..rollout.config import EnvConfig
 from ..rollout.engine import Sampling
 from ..rollout.pool import EnvPool
-from .cpu import CPU_ENVIRONMENT, MODE_VARIABLE, has_cuda
+from .cpu import MODE_VARIABLE, has_cuda
 from .engine import VLLMEngine
 
 
@@ -73,10 +75,16 @@ class Player:
         """
         import ray
 
-        from .cluster import join_or_start
+        from .cluster import join_or_start, worker_environment
 
-        join_or_start(_runtime_env(), gpus=0, cpus=2 * engines)
+        mode = {MODE_VARIABLE: os.environ[MODE_VARIABLE]} if MODE_VARIABLE in os.environ else {}
+        join_or_start(worker_environment(mode), gpus=0, cpus=2 * engines)
         gpus = self.tensor_parallel_size if has_cuda() else 0
+        largest = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes())
+        if gpus > largest:
+            ray.shutdown()
+            raise UserError(f"--vllm.tensor_parallel_size {gpus} asks for more GPUs than any node of the cluster has ({largest})")
+        located = self._anywhere()
 
         @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=0)
         def shard(player: Player, part: list[Assignment]) -> Iterator[Episode]:
@@ -84,7 +92,7 @@ class Player:
 
         try:
             parts = [missing[i::engines] for i in range(engines)]
-            streams = [shard.remote(self, part) for part in parts if part]
+            streams: list[Any] = [shard.remote(located, part) for part in parts if part]
             while streams:
                 ready, _ = ray.wait(streams, num_returns=1)
                 try:
@@ -94,13 +102,17 @@ class Player:
         finally:
             ray.shutdown()
 
+    def _anywhere(self) -> Player:
+        """With whole paths: a cluster's workers run in folders of their own."""
+        prompt, template = self.env.system_prompt_file, self.env.chat_template
+        env = replace(self.env, system_prompt_file=prompt and _whole(prompt), chat_template=template and _whole(template))
+        return replace(self, model=_whole(self.model), env=env)
+
     def _sampler_seed(self, missing: list[Assignment]) -> int:
         """Another stream of noise for each part of a collection: the same one again would play near-copies of earlier samples."""
         return int.from_bytes(hashlib.sha256(f"{self.seed}:{missing[0].episode_id}".encode()).digest()[:4], "little") >> 1
 
 
-def _runtime_env() -> dict[str, Any]:
-    variables = {} if has_cuda() else {name: os.environ.get(name, value) for name, value in CPU_ENVIRONMENT.items()}
-    if MODE_VARIABLE in os.environ:
-        variables[MODE_VARIABLE] = os.environ[MODE_VARIABLE]
-    return {"env_vars": variables}
+def _whole(path: str) -> str:
+    """A path that other processes find, wherever they run; a hub name as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else path

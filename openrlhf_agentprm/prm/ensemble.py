@@ -50,9 +50,9 @@ class EnsemblePRM:
         folders = checkpoints_of("ensemble", path)
         for other in folders[1:]:
             check_same_vocabulary(other, folders[0])
-        outputs = {folder: (Record.load(folder).output, Record.load(folder).values) for folder in folders}
-        if len(set(outputs.values())) > 1:
-            raise UserError(f"the members of {path} have unlike outputs or values: {outputs}; their scores do not mean the same")
+        kinds = {folder: f"{record.output}, {record.values}" for folder in folders for record in [Record.load(folder)]}
+        if len(set(kinds.values())) > 1:
+            raise UserError(f"the members of {path} have unlike outputs or values: {kinds}; their scores do not mean the same")
         members = [ScalarPRM.load(f, dtype=dtype, attn_implementation=attn_implementation, device=device) for f in folders]
         return cls(members, about["combine"], about["kappa"])
 

@@ -164,6 +164,11 @@ def test_a_killed_completion_goes_on_with_nothing_lost_and_nothing_twice(chat, t
         for method, wrong in ((mc_soft, {"samples": "8"}), (er, {"eta": "Infinity"}), (rpe, {"threshold": None})):
             with pytest.raises(UserError, match="wanted a"):
                 method.annotate(store, complete=again, **wrong)
+        assert (
+            complete(StoreStates.of(store).distinct(starts=False), 8).keys()
+            == again(StoreStates.of(store).distinct(starts=False), 8).keys()
+        )
+        assert complete.cost == first.cost  # asked twice costs once
         with pytest.raises(KeyboardInterrupt):  # another policy's are not taken for them
             mc_soft.annotate(store, complete=game.completer(tmp_path / "completions", policy_digest="other"), samples=8)
 
@@ -182,6 +187,8 @@ def test_labels_by_the_real_engine_here_and_by_ray(tiny, count_store, tmp_path):
     line += ["--completions.store", tmp_path / "completions", "--label.options", '{"samples": 2}']
     refused = module("label", *line[:2], "--label.name", "mc_soft", "--label.output", tmp_path / "none", check=False)
     assert refused.returncode == 2 and "say who completes" in refused.stderr
+    refused = module("label", *line[:-2], "--label.name", "qlass", "--label.output", tmp_path / "none", check=False)
+    assert refused.returncode == 2 and "--completions.store is given, but --label.name qlass plays no completions" in refused.stderr
     swallowed = [*line[:2], *line[2:4], "--completions.store", count_store, "--label.name", "mc_soft", "--label.output", tmp_path / "none"]
     refused = module("label", *swallowed, check=False)
     assert refused.returncode == 2 and "is the store that is labelled" in refused.stderr
