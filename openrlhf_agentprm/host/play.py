@@ -94,11 +94,11 @@ class Player:
             parts = [missing[i::engines] for i in range(engines)]
             streams: list[Any] = [shard.remote(located, part) for part in parts if part]
             while streams:
-                ready, _ = ray.wait(streams, num_returns=1)
+                ready: Any = ray.wait(streams, num_returns=1)[0][0]
                 try:
-                    yield ray.get(next(ready[0]))
+                    yield ray.get(next(ready))
                 except StopIteration:
-                    streams.remove(ready[0])
+                    streams.remove(ready)
         finally:
             ray.shutdown()
 

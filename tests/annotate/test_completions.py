@@ -148,9 +148,10 @@ def test_a_killed_completion_goes_on_with_nothing_lost_and_nothing_twice(chat, t
         game.stop_after = 10
         with pytest.raises(KeyboardInterrupt):
             mc_soft.annotate(store, complete=game.completer(tmp_path / "completions"), samples=8)
-        before = {e.episode_id: e.token_ids for e in EpisodeStore(tmp_path / "completions").episodes()}
-        assert len(before) == 10
-        game.stop_after = None
+    before = {e.episode_id: e.token_ids for e in EpisodeStore(tmp_path / "completions").episodes()}
+    assert len(before) == 10
+    with EnvPool("thirdparty_count", {}, 8) as pool:  # what was killed left its workers in the middle of something
+        game = Game(chat, pool)
         complete = game.completer(tmp_path / "completions")
         first = mc_soft.annotate(store, complete=complete, samples=8)
         after = {e.episode_id: e.token_ids for e in EpisodeStore(tmp_path / "completions").episodes()}
