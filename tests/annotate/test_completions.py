@@ -10,6 +10,7 @@ from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.annotate.completer import Completer
 from openrlhf_agentprm.annotate.completions import StoreStates
 from openrlhf_agentprm.annotate.montecarlo import er, mc_hard, mc_soft, rpe
+from openrlhf_agentprm.cli import label
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
 from openrlhf_agentprm.data.sidecar import read_about, read_labels
@@ -182,21 +183,25 @@ def test_an_environment_that_replays_differently_is_an_error(chat, tmp_path):
             mc_soft.annotate(store, complete=game.completer(tmp_path / "completions"), samples=2)
 
 
+def test_what_no_completion_can_come_of_is_refused(tiny, count_store, tmp_path):
+    policy = ["--policy.model_name_or_path", tiny]
+    cases = {
+        "say who completes": ["mc_soft"],
+        "is the store that is labelled": ["mc_soft", *policy, "--completions.store", count_store],
+        "another prompt format": ["mc_soft", *policy, "--env.action_format", "react"],
+        "--policy.model_name_or_path is given, but --label.name qlass plays no completions": ["qlass", *policy],
+    }
+    for told, (name, *flags) in cases.items():
+        line = ["--data.dataset", count_store, "--label.output", tmp_path / "none", "--label.name", name, *flags]
+        with pytest.raises(UserError, match=told):
+            label.main([str(word) for word in line])
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.host
 def test_labels_by_the_real_engine_here_and_by_ray(tiny, count_store, tmp_path):
     line = ["--data.dataset", count_store, "--policy.model_name_or_path", tiny, "--env.num_workers", 8]
     line += ["--completions.store", tmp_path / "completions", "--label.options", '{"samples": 2}']
-    refused = module("label", *line[:2], "--label.name", "mc_soft", "--label.output", tmp_path / "none", check=False)
-    assert refused.returncode == 2 and "say who completes" in refused.stderr
-    refused = module("label", *line[:-2], "--label.name", "qlass", "--label.output", tmp_path / "none", check=False)
-    assert refused.returncode == 2 and "--completions.store is given, but --label.name qlass plays no completions" in refused.stderr
-    swallowed = [*line[:2], *line[2:4], "--completions.store", count_store, "--label.name", "mc_soft", "--label.output", tmp_path / "none"]
-    refused = module("label", *swallowed, check=False)
-    assert refused.returncode == 2 and "is the store that is labelled" in refused.stderr
-    refused = module(
-        "label", *line, "--label.name", "mc_soft", "--label.output", tmp_path / "none", "--env.action_format", "react", check=False
-    )
-    assert refused.returncode == 2 and "another prompt format" in refused.stderr
     module("label", *line, "--label.name", "mc_soft", "--label.output", tmp_path / "soft", "--completions.num_engines", 2)
     about = read_about(tmp_path / "soft")
     figures = about["figures"]  # a random policy fills the context from some states each time
