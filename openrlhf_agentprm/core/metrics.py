@@ -6,6 +6,7 @@ anything.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -83,10 +84,15 @@ def auc_within(scores_N: torch.Tensor, labels_N: torch.Tensor, groups_N: Sequenc
     return (sum(found) / len(found) if found else math.nan), len(found)
 
 
-def pair_wins(scores_GN: torch.Tensor, positive_GN: torch.Tensor, mask_GN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pair_wins(
+    scores_GN: torch.Tensor, positive_GN: torch.Tensor, mask_GN: torch.Tensor, alike_GN: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Pairs of a positive and a negative of one group in which the positive has the higher score, an equal score counting half.
 
     wins_G / pairs_G is the AUC inside each group, Σ wins / Σ pairs the AUC pooled over groups.
+
+    Args:
+        alike_GN: only pairs that agree on it count, such as on the number of turns.
 
     Returns:
         wins_G, pairs_G, float64.
@@ -94,11 +100,12 @@ def pair_wins(scores_GN: torch.Tensor, positive_GN: torch.Tensor, mask_GN: torch
     >>> pair_wins(torch.tensor([[0.9, 0.1, 0.9]]), torch.tensor([[True, False, False]]), torch.ones(1, 3, dtype=torch.bool))
     (tensor([1.5000], dtype=torch.float64), tensor([2.], dtype=torch.float64))
     """
-    s_GN = torch.where(mask_GN, scores_GN.double(), 0.0)
     pair_GNN = (positive_GN & mask_GN)[:, :, None] & (~positive_GN & mask_GN)[:, None, :]
-    margin_GNN = s_GN[:, :, None] - s_GN[:, None, :]
-    wins_GNN = (margin_GNN > 0).double() + 0.5 * (margin_GNN == 0)
-    return (wins_GNN * pair_GNN).sum((1, 2)), pair_GNN.sum((1, 2)).double()
+    if alike_GN is not None:
+        pair_GNN &= alike_GN[:, :, None] == alike_GN[:, None, :]
+    of_i_GNN, of_j_GNN = scores_GN[:, :, None], scores_GN[:, None, :]
+    higher_G, equal_G = (((x & pair_GNN).flatten(1).sum(1).double()) for x in (of_i_GNN > of_j_GNN, of_i_GNN == of_j_GNN))
+    return higher_G + 0.5 * equal_G, pair_GNN.flatten(1).sum(1).double()
 
 
 def brier(scores_N: torch.Tensor, labels_N: torch.Tensor) -> float:
@@ -208,7 +215,7 @@ def weighted_majority(
 def bootstrap_interval(
     values_G: torch.Tensor,
     *,
-    statistic: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows.mean(1),
+    statistic: Callable[[torch.Tensor], torch.Tensor] | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -216,16 +223,23 @@ def bootstrap_interval(
     """Percentile bootstrap interval over groups (tasks), the unit that was sampled.
 
     Args:
-        values_G: one number a task, or several as (G, C).
-        statistic: (resamples, G) or (resamples, G, C) to (resamples,); where it is NaN the resample is left out.
+        values_G: one number a task; or C of them, (G, C), for a statistic of their sums.
+        statistic: (resamples, C), sums over the tasks of each resample, to (resamples,); where it is NaN the resample is left out. None: the mean.
     """
-    if len(values_G) < 2:
+    groups = len(values_G)
+    if groups < 2:
         return math.nan, math.nan
-    generator = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(values_G), (resamples, len(values_G)), generator=generator)
-    found = statistic(values_G.double()[index])
+    sums_RC = _resampled(groups, resamples, seed) @ values_G.double().view(groups, -1)
+    found = sums_RC[:, 0] / groups if statistic is None else statistic(sums_RC)
     found = found[~found.isnan()]
     if not len(found):
         return math.nan, math.nan
     tail = (1 - level) / 2
     return float(found.quantile(tail)), float(found.quantile(1 - tail))
+
+
+@functools.lru_cache(maxsize=2)
+def _resampled(groups: int, resamples: int, seed: int) -> torch.Tensor:
+    """How often each group is in each resample, (resamples, groups) float64."""
+    index = torch.randint(groups, (resamples, groups), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(resamples, groups, dtype=torch.float64).scatter_add_(1, index, torch.ones(index.shape, dtype=torch.float64))

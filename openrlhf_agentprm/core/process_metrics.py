@@ -45,10 +45,9 @@ def spearman_rows(scores_RM: torch.Tensor, values_RM: torch.Tensor, mask_RM: tor
     """
 
     def centred(x_RM: torch.Tensor) -> torch.Tensor:
-        x_RM = torch.where(mask_RM, x_RM.double(), 0.0)
-        other_RMM = mask_RM[:, None, :]
-        difference_RMM = x_RM[:, :, None] - x_RM[:, None, :]
-        rank_RM = (((difference_RMM > 0).double() + 0.5 * (difference_RMM == 0)) * other_RMM).sum(2)
+        other_RMM, of_i_RMM, of_j_RMM = mask_RM[:, None, :], x_RM[:, :, None], x_RM[:, None, :]
+        below_RM, equal_RM = ((x & other_RMM).sum(2).double() for x in (of_i_RMM > of_j_RMM, of_i_RMM == of_j_RMM))
+        rank_RM = below_RM + 0.5 * equal_RM
         mean_R1 = (rank_RM * mask_RM).sum(1, keepdim=True) / mask_RM.sum(1, keepdim=True).clamp(min=1)
         return (rank_RM - mean_R1) * mask_RM
 

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,20 +39,20 @@ class SampleGrid:
     def samples(self) -> int:
         return self.outcomes_GN.shape[1]
 
-    @property
+    @cached_property
     def success_GN(self) -> torch.Tensor:
         return self.outcomes_GN > 0.5
 
-    @property
+    @cached_property
     def lengths_GN(self) -> torch.Tensor:
         return torch.tensor([len(e.turns) for e in self.episodes]).view(self.outcomes_GN.shape)
 
-    @property
+    @cached_property
     def sampled_tokens_GN(self) -> torch.Tensor:
         tokens = [float(sum(turn.action_end - turn.action_start for turn in e.turns)) for e in self.episodes]
         return torch.tensor(tokens, dtype=torch.float64).view(self.outcomes_GN.shape)
 
-    @property
+    @cached_property
     def second_half_G(self) -> torch.Tensor:
         """Two halves of the tasks by the order of their ids' digests, so that what is fitted on one is judged on the other."""
         order = sorted(range(len(self.tasks)), key=lambda g: hashlib.blake2b(self.tasks[g].encode()).digest())

@@ -196,7 +196,7 @@ def _first_fatal(truth: GroundTruth, q_BK: torch.Tensor, mask_BK: torch.Tensor) 
     task_B = torch.arange(len(grid.tasks)).repeat_interleave(grid.samples)[kept_B]
     of_each_B4 = torch.stack([right_B & failed_B, failed_B, right_B & ~failed_B, ~failed_B], dim=1).double()
     counts_G4 = torch.zeros(len(grid.tasks), 4, dtype=torch.float64).index_add_(0, task_B, of_each_B4)
-    low, high = metrics.bootstrap_interval(counts_G4, statistic=lambda rows: pm.harmonic_mean(*rows.sum(1).unbind(1)))
+    low, high = metrics.bootstrap_interval(counts_G4, statistic=lambda sums_RC: pm.harmonic_mean(*sums_RC.unbind(1)))
     return {
         "f1": counts.f1,
         "low": low,

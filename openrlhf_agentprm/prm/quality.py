@@ -63,16 +63,14 @@ def _by_turn(grid: SampleGrid, q_BK: torch.Tensor, lengths_B: torch.Tensor) -> l
 def _by_turns_left(grid: SampleGrid, q_BK: torch.Tensor, lengths_B: torch.Tensor) -> list[dict[str, Any]]:
     """So many turns before the last, which has 0 left. Episodes of unlike length are at unlike turns there."""
     rows = []
-    tasks = [e.task_id for e in grid.episodes]
     for left in range(q_BK.shape[1]):
         there_B = lengths_B > left
         if int(there_B.sum()) < max(1, _MIN_ALIVE * len(lengths_B)):
             break
         q_B = q_BK.gather(1, (lengths_B - 1 - left).clamp(min=0)[:, None])[:, 0]
-        alike = [(tasks[i], int(lengths_B[i])) for i in there_B.nonzero().flatten().tolist()]
-        same, groups = metrics.auc_within(q_B[there_B], grid.success_GN.flatten()[there_B], alike)
+        same, groups = _within_task(grid, q_B, there_B, alike=grid.lengths_GN)
         row = {"turns_left": left, "episodes": int(there_B.sum())} | _figures(grid, q_B, there_B)
-        rows.append(row | {"auc_within_task_and_length": same, "task_lengths": groups})
+        rows.append(row | {"auc_within_task_equal_length": same, "tasks_equal_length": groups})
     return rows
 
 
@@ -90,9 +88,9 @@ def _figures(grid: SampleGrid, q_B: torch.Tensor, there_B: torch.Tensor) -> dict
     }
 
 
-def _within_task(grid: SampleGrid, q_B: torch.Tensor, there_B: torch.Tensor) -> tuple[float, int]:
+def _within_task(grid: SampleGrid, q_B: torch.Tensor, there_B: torch.Tensor, alike: torch.Tensor | None = None) -> tuple[float, int]:
     """Mean over tasks of the AUC inside each, over tasks that hold both classes; with their number."""
     shape = grid.outcomes_GN.shape
-    wins_G, pairs_G = metrics.pair_wins(q_B.view(shape), grid.success_GN, there_B.view(shape))
+    wins_G, pairs_G = metrics.pair_wins(q_B.view(shape), grid.success_GN, there_B.view(shape), alike)
     found_G = (wins_G / pairs_G)[pairs_G > 0]
     return (float(found_G.mean()) if len(found_G) else math.nan), len(found_G)

@@ -40,7 +40,7 @@ def alive_auc(grid: SampleGrid, scores_BK: torch.Tensor) -> dict[str, float]:
 def ratio(counts_G2: torch.Tensor) -> dict[str, float]:
     """Σ wins / Σ pairs with its interval over tasks."""
     wins, pairs = (float(x) for x in counts_G2.sum(0))
-    low, high = metrics.bootstrap_interval(counts_G2, statistic=lambda rows: rows[..., 0].sum(1) / rows[..., 1].sum(1))
+    low, high = metrics.bootstrap_interval(counts_G2, statistic=lambda sums_RC: sums_RC[:, 0] / sums_RC[:, 1])
     return {"mean": wins / pairs if pairs else math.nan, "low": low, "high": high, "pairs": int(pairs)}
 
 

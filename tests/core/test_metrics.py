@@ -90,6 +90,16 @@ def test_pair_wins_are_the_auc_of_each_group():
     wins, pairs = metrics.pair_wins(scores, labels, mask)
     for row in range(6):
         assert float(wins[row] / pairs[row]) == pytest.approx(metrics.auc(scores[row][mask[row]], labels[row][mask[row]]), nan_ok=True)
+    lengths = torch.randint(1, 4, (6, 8), generator=g)
+    wins, pairs = metrics.pair_wins(scores, labels, mask, lengths)
+    for row in range(6):
+        alike = [
+            (i, j)
+            for i, j in itertools.permutations(mask[row].nonzero().flatten().tolist(), 2)
+            if labels[row, i] and not labels[row, j] and lengths[row, i] == lengths[row, j]
+        ]
+        assert float(pairs[row]) == len(alike)
+        assert float(wins[row]) == sum(float((scores[row, i] > scores[row, j]) + 0.5 * (scores[row, i] == scores[row, j])) for i, j in alike)
 
 
 def test_weighted_majority_by_hand():
@@ -127,7 +137,15 @@ def test_weighted_majority_over_subsets_is_the_loops():
 
 def test_intervals_of_ratios_leave_out_empty_resamples():
     counts = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
-    found = metrics.bootstrap_interval(counts, statistic=lambda rows: rows[..., 0].sum(1) / rows[..., 1].sum(1))
+    found = metrics.bootstrap_interval(counts, statistic=lambda sums: sums[:, 0] / sums[:, 1])
     assert found == (1.0, 1.0)
-    empty = metrics.bootstrap_interval(torch.zeros(2, 2), statistic=lambda rows: rows[..., 0].sum(1) / rows[..., 1].sum(1))
+    empty = metrics.bootstrap_interval(torch.zeros(2, 2), statistic=lambda sums: sums[:, 0] / sums[:, 1])
     assert all(map(math.isnan, empty))
+
+
+def test_the_bootstrap_resamples_groups():
+    values = torch.tensor([0.0, 0.2, 0.9, 0.4, 0.7])
+    g = torch.Generator().manual_seed(3)
+    means = sorted(sum(float(values[i]) for i in row) / 5 for row in torch.randint(5, (400, 5), generator=g).tolist())
+    low, high = metrics.bootstrap_interval(values, resamples=400, seed=3)
+    assert means[9] - 1e-6 <= low <= means[10] + 1e-6 and means[389] - 1e-6 <= high <= means[390] + 1e-6
