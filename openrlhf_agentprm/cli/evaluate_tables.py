@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from ..prm.verdict import LEVEL
 
 WIDTH = 100
 
@@ -16,6 +19,8 @@ def show(result: Mapping[str, Any], console: Console | None = None) -> None:
     """Print what was found, what to trust first."""
     console = console or Console(width=WIDTH, highlight=False)
     console.print(Text(_head(result)))
+    if result["verdicts"]:
+        console.print(Text(f"\nVerdicts, with {100 * LEVEL:.0f} % intervals (all others 95 %):"))
     for line in _verdict_lines(result):
         console.print(line)
     for table in (_best_of_n(result), _aggregates(result), _scorers(result), *_quality(result), *_truth(result)):
@@ -42,9 +47,16 @@ def _verdict_lines(result: Mapping[str, Any]) -> list[Text]:
     return lines
 
 
-def _table(title: str, first: str, columns: Sequence[str], caption: str | None = None) -> Table:
-    table = Table(title=Text(title), title_justify="left", caption=Text(caption) if caption else None, caption_justify="left")
-    table.add_column(Text(first), overflow="fold", max_width=30)
+def _table(title: str, first: str, columns: Sequence[str], caption: str | None = None, min_width: int = 12) -> Table:
+    table = Table(
+        box=SIMPLE,
+        pad_edge=False,
+        title=Text(f"\n{title}", "bold"),
+        title_justify="left",
+        caption=Text(caption) if caption else None,
+        caption_justify="left",
+    )
+    table.add_column(Text(first), overflow="fold", min_width=min_width, max_width=30)
     for name in columns:
         table.add_column(Text(name), justify="right", no_wrap=True)
     return table
@@ -52,7 +64,12 @@ def _table(title: str, first: str, columns: Sequence[str], caption: str | None =
 
 def _best_of_n(result: Mapping[str, Any]) -> Table:
     sizes = list(result["best_of_n"]["random"])
-    table = _table("Best of N: success in %", "chosen by", [*sizes, f"95 % at {sizes[-1]}"], "votes: the answer with the most votes")
+    table = _table(
+        "Best of N: success in %",
+        "chosen by",
+        [*sizes, f"95 % at {sizes[-1]}"],
+        "lowest: of the lowest score; votes: the answer with the most votes by score",
+    )
     rows = dict(result["best_of_n"])
     rows |= {f"{name}, lowest": curve for name, curve in result["lowest_of_n"].items()}
     key = result["weighted_majority"]["key"].replace("_", " ")
@@ -63,16 +80,22 @@ def _best_of_n(result: Mapping[str, Any]) -> Table:
     return table
 
 
+_CROSS = "* the best here; cross-fitted: each half of the tasks by the aggregate that is best on the other half"
+
+
 def _aggregates(result: Mapping[str, Any]) -> Table:
-    """Best-of-N by aggregate; the best of each PRM with what it is worth where it was not chosen."""
+    """Best-of-N and verdict by aggregate, and what the choice of the best one is worth where it was not chosen."""
     found = result["aggregates"]
-    hows = list(next(iter(found.values()))["by"]) if found else []
-    n = next(iter(found.values()))["best"]["n"] if found else 0
-    title = f"Aggregates of turn scores: success in % of the best of {n}, AUC still alive in brackets"
-    table = _table(title, "PRM", [*hows, "best", "best, cross-fitted"])
+    n = str(next(iter(found.values()))["best"]["n"]) if found else ""
+    table = _table(
+        f"Aggregates of turn scores, best of {n}: success in %", "PRM", ["", f"best of {n}", "over length", "AUC\nalive", "finding"], _CROSS
+    )
     for name, own in found.items():
-        cells = [f"{_percent(of['best_of_n'][str(n)]['mean'])} ({_two(of['alive_auc']['mean'])})" for of in own["by"].values()]
-        table.add_row(Text(name), *cells, own["best"]["here"], _share(own["best"]["cross_fitted"]))
+        for place, (how, of) in enumerate(own["by"].items()):
+            star = "*" if how == own["best"]["here"] else ""
+            cells = (_share(of["best_of_n"][n]), _gain(of["gain"]).replace(" points", ""), _two(of["alive_auc"]["mean"]))
+            table.add_row(Text("" if place else name), how + star, *cells, of["finding"].replace("_", " "))
+        table.add_row("", "cross-fitted", _share(own["best"]["cross_fitted"]), "", "", "", end_section=True)
     return table
 
 
@@ -89,10 +112,11 @@ def _scorers(result: Mapping[str, Any]) -> Table:
 
 def _quality(result: Mapping[str, Any]) -> list[Table]:
     """Every PRM by turn and by turns left, side by side in the rows of one table."""
-    columns = ["alive", "AUC in a task", "AUC all", "Brier", "ECE", "left", "episodes", "AUC in a task", "AUC all", "Brier", "ECE"]
+    figures = ["AUC in\na task", "AUC\nall", "Brier", "ECE"]
+    columns = ["alive", *figures, "turns\nleft", "epi-\nsodes", *figures]
     tables = []
     for name, quality in result["prm_quality"].items():
-        table = _table(f"{name} by turn, among episodes that go on; by turns left, where length shows", "turn", columns)
+        table = _table(f"{name} by turn, among episodes that go on; by turns left, where length shows", "turn", columns, min_width=4)
         turns, lefts = quality["by_turn"], quality["by_turns_left"]
         for place in range(max(len(turns), len(lefts))):
             cells = [""] * 6
@@ -104,7 +128,6 @@ def _quality(result: Mapping[str, Any]) -> list[Table]:
                 row = lefts[place]
                 left = [str(row["turns_left"]), str(row["episodes"]), *_figures(row)]
             table.add_row(*cells, *left)
-        table.padding = (0, 0, 0, 1)
         tables.append(table)
     return tables
 
@@ -117,7 +140,7 @@ def _truth(result: Mapping[str, Any]) -> list[Table]:
     found = result.get("monte_carlo")
     if not found:
         return []
-    columns = ["Spearman", "in task, turn", "first fatal F1", "failed", "sound", "siblings", "pairs"]
+    columns = ["Spear-\nman", "in task,\nat turn", "first\nfatal F1", "failed", "sound", "sibling\nactions", "pairs"]
     title = f"Against Monte-Carlo values ({found['method']}); siblings whose values differ by more than {found['margin']:g}"
     table = _table(title, "scored by", columns, "failed, sound: accuracy in % on episodes with and without a fatal turn")
     for name, row in found["of"].items():
@@ -132,7 +155,6 @@ def _truth(result: Mapping[str, Any]) -> list[Table]:
             f"{_percent(siblings['mean'])} {_interval(siblings)}".strip(),
             str(siblings["pairs"]),
         )
-    table.padding = (0, 0, 0, 1)
     return [table]
 
 

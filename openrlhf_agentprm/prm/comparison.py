@@ -12,7 +12,7 @@ from ..data.episode import Episode
 from . import evaluation as ev
 from .ground_truth import GroundTruth, against_truth, turn_baselines
 from .quality import prm_quality
-from .verdict import best_aggregate, judge_aggregates, length_rival
+from .verdict import LEVEL, best_aggregate, judge_aggregates, length_rival
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 Scores = Mapping[str, Sequence[torch.Tensor]]
@@ -92,7 +92,7 @@ def _add_greedy(
     tokens = [sum(turn.action_end - turn.action_start for turn in greedy[grid.tasks[g]].turns) for g in both]
     result["greedy"] = ev.with_interval(outcomes_G) | {"tasks": len(both), "tokens_per_task": sum(tokens) / len(tokens)}
     for name, verdict in result["verdicts"].items():
-        verdict["over_greedy"] = ev.with_interval(curves[name][verdict["n"]][both] - outcomes_G)
+        verdict["over_greedy"] = ev.with_interval(curves[name][verdict["n"]][both] - outcomes_G, level=LEVEL)
 
 
 def beside_truth(truth: GroundTruth, scores: Scores, about: Mapping[str, Any], folder: str, margin: float) -> dict[str, Any]:

@@ -117,9 +117,9 @@ def sample_grid(episodes: Sequence[Episode], samples: int | None = None) -> Samp
     return SampleGrid(tasks, flat, torch.tensor([e.outcome for e in flat], dtype=torch.float64).view(len(tasks), width))
 
 
-def with_interval(values_G: torch.Tensor) -> dict[str, float]:
-    """Mean over tasks with its 95 % bootstrap interval."""
-    low, high = metrics.bootstrap_interval(values_G)
+def with_interval(values_G: torch.Tensor, *, level: float = 0.95) -> dict[str, float]:
+    """Mean over tasks with its bootstrap interval."""
+    low, high = metrics.bootstrap_interval(values_G, level=level)
     return {"mean": float(values_G.double().mean()), "low": low, "high": high}
 
 

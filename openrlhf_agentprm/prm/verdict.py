@@ -17,6 +17,7 @@ from .evaluation import LENGTH_ONLY, SampleGrid, pad_turns, with_interval
 
 Curve = Mapping[int, torch.Tensor]
 JUDGED_AT = 8  # samples that the gain is of, or the most below it that there are
+LEVEL = 0.99  # of a verdict's intervals: several PRMs and aggregates are judged at once, and noise must not be among what knows something
 
 
 def alive_auc(grid: SampleGrid, scores_BK: torch.Tensor) -> dict[str, float]:
@@ -24,7 +25,7 @@ def alive_auc(grid: SampleGrid, scores_BK: torch.Tensor) -> dict[str, float]:
 
         AUC = Σ_tasks Σ_t wins / Σ_tasks Σ_t pairs,   pairs of a coming success and a coming failure alive behind turn t
 
-    The 95 % interval is the bootstrap's over tasks, which keeps a task's turns and samples together.
+    The interval is the bootstrap's over tasks, which keeps a task's turns and samples together.
 
     Args:
         scores_BK: of the grid's episodes, what is behind their last turn may be anything.
@@ -34,13 +35,13 @@ def alive_auc(grid: SampleGrid, scores_BK: torch.Tensor) -> dict[str, float]:
     for turn in range(scores_GNK.shape[2]):
         alive_GN = grid.lengths_GN > turn + 1
         counts_G2 += torch.stack(metrics.pair_wins(scores_GNK[:, :, turn], grid.success_GN, alive_GN), dim=1)
-    return ratio(counts_G2) | {"tasks": int((counts_G2[:, 1] > 0).sum())}
+    return ratio(counts_G2, level=LEVEL) | {"tasks": int((counts_G2[:, 1] > 0).sum())}
 
 
-def ratio(counts_G2: torch.Tensor) -> dict[str, float]:
+def ratio(counts_G2: torch.Tensor, *, level: float = 0.95) -> dict[str, float]:
     """Σ wins / Σ pairs with its interval over tasks."""
     wins, pairs = (float(x) for x in counts_G2.sum(0))
-    low, high = metrics.bootstrap_interval(counts_G2, statistic=lambda sums_RC: sums_RC[:, 0] / sums_RC[:, 1])
+    low, high = metrics.bootstrap_interval(counts_G2, statistic=lambda sums_RC: sums_RC[:, 0] / sums_RC[:, 1], level=level)
     return {"mean": wins / pairs if pairs else math.nan, "low": low, "high": high, "pairs": int(pairs)}
 
 
@@ -60,7 +61,7 @@ def verdict(grid: SampleGrid, scores_BK: torch.Tensor, curve: Curve, free: Mappi
     gains = {}
     for n in curve:
         rival = length_rival(free, n)
-        gains[n] = with_interval(curve[n] - free[rival][n]) | {"rival": rival}
+        gains[n] = with_interval(curve[n] - free[rival][n], level=LEVEL) | {"rival": rival}
     n = max(size for size in curve if size <= JUDGED_AT)
     auc = alive_auc(grid, scores_BK)
     finding = _finding(auc, gains[n])
@@ -83,9 +84,14 @@ def _finding(auc: Mapping[str, float], gain: Mapping[str, Any]) -> str:
 
 
 def _sentence(finding: str, auc: Mapping[str, float], gain: Mapping[str, Any], n: int) -> str:
-    points = f"{100 * gain['mean']:+.1f} points [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+    def between(entry: Mapping[str, Any], scale: float, form: str) -> str:
+        """` [low, high]`, nothing where there is no interval."""
+        ends = [scale * entry["low"], scale * entry["high"]]
+        return f" [{', '.join(format(end, form) for end in ends)}]" if math.isfinite(sum(ends)) else ""
+
+    points = f"{100 * gain['mean']:+.1f} points{between(gain, 100, '+.1f')}"
     choice = f"best of {n} by it is {points} from {gain['rival']}, the best choice by length alone"
-    ranking = f"AUC {auc['mean']:.2f} [{auc['low']:.2f}, {auc['high']:.2f}] between samples of a task still alive"
+    ranking = f"AUC {auc['mean']:.2f}{between(auc, 1, '.2f')} between samples of a task still alive"
     if not auc["pairs"]:
         ranking = "no two samples of a task, one to succeed and one to fail, go on behind a turn"
     told = {
