@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..data.store import EpisodeStore
 from .paths import progress_over
 
 Targets = Mapping[str, list[float]]  # by episode: the target of every turn from 0, NaN or missing at the end where there is none
+NO_COST: Mapping[str, float] = {"sampled_tokens": 0, "environment_steps": 0}  # of labels that nothing was played for
 _AT_ONCE = 512  # episodes that are scored together
 
 
@@ -48,6 +50,12 @@ def check_flags(method: str, flags: Mapping[str, Any]) -> None:
         raise UserError(wrong)
 
 
+def check_choice(method: str, name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse an option that is none of `allowed`."""
+    if value not in allowed:
+        raise UserError(f"{method}: {name} is {value!r}; allowed: {', '.join(allowed)}")
+
+
 def check_given(method: str, folders: Mapping[str, Any], what: str) -> None:
     """Refuse a method without the folders that it works on.
 
@@ -56,7 +64,9 @@ def check_given(method: str, folders: Mapping[str, Any], what: str) -> None:
     """
     missing = [name for name, folder in folders.items() if not isinstance(folder, str) or not folder]
     if missing:
-        raise UserError([f'{method}: {name} is not given; wanted {what}, as --label.options \'{{"{name}": "FOLDER"}}\'' for name in missing])
+        raise UserError(
+            [f'{method}: {name} is not given; wanted {what}, as --label.options \'{{"{name}": "FOLDER"}}\'' for name in missing]
+        )
 
 
 def targets_in(folder: str, store: EpisodeStore) -> Targets:
@@ -106,23 +116,14 @@ class Scored:
         """(episode, q_K, v_K), float64, of those with an outcome."""
         from ..prm.vocabulary import check_vocabulary
 
-        some: list[Episode] = []
         checked = getattr(self.model, "record", None) is None  # an ensemble's folder has no tokenizer of its own
         with progress_over(self.store) as bar:
-            for episode in self.store.episodes():
-                bar.update()
-                if episode.status.has_outcome and episode.turns:
-                    some.append(episode)
-                if len(some) == _AT_ONCE:
-                    if not checked:
-                        check_vocabulary(self.prm, str(self.store.path), some)
-                        checked = True
-                    yield from self._score(some)
-                    some = []
-        if some:
-            if not checked:
-                check_vocabulary(self.prm, str(self.store.path), some)
-            yield from self._score(some)
+            episodes = (e for e in _counted(self.store, bar) if e.status.has_outcome and e.turns)
+            while some := list(islice(episodes, _AT_ONCE)):
+                if not checked:
+                    check_vocabulary(self.prm, str(self.store.path), some)
+                    checked = True
+                yield from self._score(some)
 
     def _score(self, episodes: list[Episode]) -> Iterator[tuple[Episode, torch.Tensor, torch.Tensor]]:
         from ..prm.scoring import score_all
@@ -132,8 +133,20 @@ class Scored:
         return ((e, q_K.double(), v_K.double()) for e, (q_K, v_K) in zip(episodes, scores, strict=True))
 
     @property
+    def values_start(self) -> bool:
+        """Whether its V(s_0) means something; without a record of its training it is taken to."""
+        record = getattr(self.model, "record", None)
+        return record is None or record.value_trained
+
+    @property
     def cost(self) -> dict[str, float]:
-        return {"sampled_tokens": 0, "environment_steps": 0, "scored_tokens": self.scored_tokens}
+        return {**NO_COST, "scored_tokens": self.scored_tokens}
+
+
+def _counted(store: EpisodeStore, bar: Any) -> Iterator[Episode]:
+    for episode in store.episodes():
+        bar.update()
+        yield episode
 
 
 class Rows:

@@ -31,9 +31,9 @@ def build_parser() -> Parser:
     add("--label.name", default="mc_visits", choices=LABELS.names(), help="method (agentprm list labels)")
     add("--label.options", type=json_object, default={}, help="options of the method, as a JSON object")
     add("--label.output", required=True, help="folder of the sidecar")
-    completions = parser.add_argument_group("completions (mc_soft, mc_hard, er, rpe)")
+    completions = parser.add_argument_group("completions (mc_soft, mc_hard, er, rpe, omega, shaped)")
     add = completions.add_argument
-    add("--policy.model_name_or_path", default=None, help="who completes (the policy that the episodes name)")
+    add("--policy.model_name_or_path", default=None, help="who completes (the policy that the episodes name; for shaped the reference policy)")
     add("--completions.store", default=None, help="store of the completions, which several methods may share (<label.output>/completions)")
     add("--completions.temperature", type=float, default=None, help="sampling temperature (the episodes')")
     add("--completions.seed", type=int, default=0, help="of the sampler")

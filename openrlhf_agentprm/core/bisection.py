@@ -36,7 +36,9 @@ class Bounds:
         return Bounds(self.probe + 1, self.high) if value > 0 else Bounds(self.low, self.probe)
 
 
-def selection_score(mc: float, length: float, visits: int, all_visits: int, *, alpha: float, beta: float, c_puct: float, scale: float) -> float:
+def selection_score(
+    mc: float, length: float, visits: int, all_visits: int, *, alpha: float, beta: float, c_puct: float, scale: float
+) -> float:
     """How much a failed rollout from a state is worth a search (arXiv 2406.06592, the rule of its tree).
 
         Q(s, r) + U(s),   Q(s, r) = α^{1 − MC(s)} · β^{len(r) / L},   U(s) = c_puct · √(Σ_s' N(s')) / (1 + N(s))

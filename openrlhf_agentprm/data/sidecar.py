@@ -107,6 +107,21 @@ def read_labels(folder: str | Path) -> dict[str, tuple[list[float], list[float]]
     return found
 
 
+def targets_outside(labels: Mapping[str, tuple[Sequence[float], Sequence[float]]], low: float, high: float) -> list[str]:
+    """Which targets leave [low, high], in words: the first ten, and how many more.
+
+    Args:
+        labels: from `read_labels`.
+    """
+    found = [
+        f"episode {episode}, turn {turn} has the target {target:g}; wanted {low:g} to {high:g}"
+        for episode, (targets, _) in labels.items()
+        for turn, target in enumerate(targets)
+        if target < low or target > high  # NaN, no label, is neither
+    ]
+    return found[:10] + ([f"… and {len(found) - 10} more"] if len(found) > 10 else [])
+
+
 def table_of(episode_ids: Sequence[str], turns: Sequence[int], targets: Any, keep: Any, weights: Any) -> pa.Table:
     """Columns of equal length as a table of `SCHEMA`."""
     columns = (episode_ids, turns, targets, keep, weights)
