@@ -97,7 +97,7 @@ class Scored:
     """The episodes of a store with the scores of a PRM.
 
     Args:
-        reward_model: entry of the registry of reward models.
+        reward_model: entry of the registry of reward models, or "auto".
         prm: its checkpoint.
 
     Attributes:

@@ -23,7 +23,7 @@ class autopsv:
         store: EpisodeStore,
         *,
         prm: str | None = None,
-        reward_model: str = "scalar",
+        reward_model: str = "auto",
         threshold: float = -0.5,
         from_first_error: bool = False,
     ) -> Sidecar:
@@ -32,7 +32,7 @@ class autopsv:
         Args:
             prm: the verifier's checkpoint; an ORM in the paper. What stands before the first turn is its V(s_0); a PRM that never trained a V
                 leaves the first turn without a label.
-            reward_model: entry of the registry of reward models.
+            reward_model: entry of the registry of reward models, or "auto": what the checkpoint says that it is.
             threshold: the relative change at which a turn is wrong.
             from_first_error: everything behind a wrong turn is wrong too.
         """
@@ -59,7 +59,7 @@ class consensus:
         mc: str | None = None,
         judge: str | None = None,
         prm: str | None = None,
-        reward_model: str = "scalar",
+        reward_model: str = "auto",
         threshold: float = 0.0,
         judge_threshold: float = 0.5,
         hard: bool = False,
@@ -71,7 +71,7 @@ class consensus:
             mc: folder of the labels that are filtered, such as `mc_soft`'s.
             judge: folder of the second judge's labels; or
             prm: a PRM's checkpoint, whose scores judge.
-            reward_model: entry of the registry of reward models that `prm` is of.
+            reward_model: entry of the registry of reward models that `prm` is of, or "auto": what it says that it is.
             threshold: a turn is right by `mc` above it; above 0 any success is enough, as in the paper.
             judge_threshold: a turn is right by the judge above it.
             hard: labels become 1 (right) and 0 (wrong).
