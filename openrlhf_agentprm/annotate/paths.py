@@ -18,7 +18,7 @@ _COLUMNS = ["env", "task_id", "status", "outcome", "token_ids", "turns"]
 _WITH_OUTCOME = pa.array([s.value for s in Status if s.has_outcome])
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Path:
     """An episode with an outcome.
 
@@ -48,7 +48,8 @@ def paths_of(store: EpisodeStore, *, states: bool = False, dense: bool = False) 
             batch = batch.filter(pc.is_in(batch.column("status"), value_set=_WITH_OUTCOME))
             tokens, turns = batch.column("token_ids"), batch.column("turns")
             token_ids, token_offsets = np.ascontiguousarray(tokens.values), tokens.offsets.to_pylist()
-            starts, ends, rewards = (turns.values.field(name).to_pylist() for name in ("action_start", "action_end", "reward"))
+            ends, rewards = (turns.values.field(name).to_pylist() for name in ("action_end", "reward"))
+            starts = turns.values.field("action_start").to_pylist() if states else []
             turn_offsets = turns.offsets.to_pylist()
             names = zip(*(batch.column(name).to_pylist() for name in ("episode_id", "env", "task_id", "outcome")), strict=True)
             for row, (episode_id, env, task_id, outcome) in enumerate(names):
