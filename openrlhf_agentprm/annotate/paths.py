@@ -15,6 +15,7 @@ from ..data.store import EpisodeStore
 from .states import state_keys
 
 _COLUMNS = ["env", "task_id", "status", "outcome", "token_ids", "turns"]
+_DELAY = 2.0  # seconds until a progress bar shows
 _WITH_OUTCOME = pa.array([s.value for s in Status if s.has_outcome])
 
 
@@ -63,7 +64,7 @@ def paths_of(store: EpisodeStore, *, states: bool = False, dense: bool = False) 
 
 
 def progress_over(store: EpisodeStore) -> Any:
-    """A progress bar over the episodes of a store, which shows once it has taken two seconds."""
+    """A progress bar over the episodes of a store, which shows once it has taken a while."""
     from tqdm import tqdm
 
-    return tqdm(total=store.rows_in_shards() or None, desc="episodes", unit="ep", delay=2.0, mininterval=1.0)
+    return tqdm(total=store.rows_in_shards() or None, desc="episodes", unit="ep", delay=_DELAY, mininterval=1.0)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
+from openrlhf_agentprm.annotate import paths
 from openrlhf_agentprm.annotate.completions import StoreStates
 from openrlhf_agentprm.annotate.judged import autopsv, consensus
 from openrlhf_agentprm.annotate.montecarlo import mc_soft, shaped
@@ -313,6 +314,7 @@ def test_the_command_labels_and_refuses(verifier, count_store, tmp_path, capsys)
         "rest_mcts: quality is 'best'; allowed: hard, soft": ["rest_mcts", '{"quality": "best"}'],
         "relabel: margin is -1; wanted": ["relabel", '{"margin": -1}'],
         "relabel: gamma is 'one'; wanted": ["relabel", '{"gamma": "one"}'],
+        "is the folder that --label.options gives as 'mc'": ["rest_mcts", f'{{"mc": "{tmp_path / "out"}"}}'],
         "no model could be loaded": ["autopsv", '{"prm": "no/such"}'],
     }
     for told, (name, *options) in refused.items():
@@ -337,6 +339,17 @@ def test_bad_options_of_completions_are_told(tree, method, options):
 
 
 def test_states_of_a_twin_task_are_others(tmp_path):
-    paths = StoreStates.of(written(tmp_path / "store", TWINS)).paths
-    keys = [{s.key for e, path in paths if e.task_id == task for s in path} for task in ("won", "lost")]
+    found = StoreStates.of(written(tmp_path / "store", TWINS)).paths
+    keys = [{s.key for e, path in found if e.task_id == task for s in path} for task in ("won", "lost")]
     assert keys[0] and not keys[0] & keys[1]
+
+
+def test_a_progress_bar_knows_how_much_there_is_and_shows_only_where_it_takes_long(tree, monkeypatch, capsys):
+    bar = paths.progress_over(tree)
+    assert bar.total == len(TREE) and bar.delay > 0
+    bar.close()
+    rest_mcts.annotate(tree)
+    assert "episodes" not in capsys.readouterr().err
+    monkeypatch.setattr(paths, "_DELAY", 0.0)
+    rest_mcts.annotate(tree)
+    assert "episodes: 100%" in capsys.readouterr().err
