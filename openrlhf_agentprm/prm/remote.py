@@ -1,0 +1,307 @@
+"""A reward model behind an address: ours, one that speaks the host's remote reward model protocol, or vLLM's pooling server.
+
+    agentprm:     POST /score_episodes with token ids and spans → q and v of every turn
+    openrlhf:     POST {"query": [text]} → {"rewards": [number]}; Q(s_t, a_t) is the reward of the episode's text up to the end of turn t,
+                  V(s_t) that of the turn before, and V(s_0) the reward of the prompt
+    vllm-pooling: POST /pooling with token ids → numbers at every token, read as a checkpoint of ours is: Q at end − 1, V at start − 1
+
+Nothing but the address given is asked. An answer that is late, wrong or none is asked for again, then it is an error that names the episodes;
+no score is ever made up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..agents.chat import load_tokenizer
+from ..core.batches import ProcessScores
+from ..core.errors import UserError, did_you_mean
+from ..data.layout import Span
+from .foreign import episodes_of
+from .http import Address, WrongAnswer, check_url, is_url
+from .model import VALUES, Record
+from .scoring import ScoreBatch, values_as_recorded
+from .vocabulary import check_same_vocabulary, vocabulary_digest
+
+PROTOCOLS = ("agentprm", "openrlhf", "vllm-pooling")
+OUTPUTS = ("linear", "sigmoid")
+_FILE = "remote.json"
+_PATHS = {"agentprm": "/score_episodes", "vllm-pooling": "/pooling"}
+_Turns = tuple[list[float], list[float]]  # q and v by turn
+
+
+@dataclass
+class Settings:
+    """Contents of `remote.json`.
+
+    Args:
+        url: of the server; /score_episodes or /pooling is added where there is no path.
+        protocol: one of `PROTOCOLS`.
+        timeout_s: for one request, all of its answer.
+        retries: after the first attempt.
+        tokenizer: folder, beside the file or absolute; needed by "openrlhf", whose protocol is in text.
+        model: name that a vLLM server goes by.
+        values, output: "vllm-pooling" alone, which does not tell them: how V is read, and what stands behind the head (see `Record`).
+        episodes_per_request, concurrency: how a batch is dealt out.
+        api_key_env: environment variable with a key, sent as a bearer token.
+    """
+
+    url: str
+    protocol: str = "agentprm"
+    timeout_s: float = 60.0
+    retries: int = 4
+    tokenizer: str | None = None
+    model: str | None = None
+    values: str = "previous_q"
+    output: str = "linear"
+    episodes_per_request: int = 16
+    concurrency: int = 4
+    api_key_env: str | None = None
+
+    def problems(self) -> list[str]:
+        found = check_url(self.url) if isinstance(self.url, str) else [f'"url" is {self.url!r}; wanted a text']
+        for name, allowed in (("protocol", PROTOCOLS), ("values", VALUES), ("output", OUTPUTS)):
+            value = getattr(self, name)
+            if value not in allowed:
+                found.append(f'"{name}" is {value!r}{did_you_mean(str(value), allowed)} (allowed: {", ".join(allowed)})')
+        for name, least in (("retries", 0), ("episodes_per_request", 1), ("concurrency", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                found.append(f'"{name}" is {value!r}; wanted a whole number of {least} or more')
+        if not (isinstance(self.timeout_s, int | float) and 0 < self.timeout_s < math.inf):
+            found.append(f'"timeout_s" is {self.timeout_s!r}; wanted a number of seconds above 0')
+        if self.protocol == "openrlhf" and not self.tokenizer:
+            found.append(
+                '"tokenizer" is missing: the protocol openrlhf is in text, so it needs the tokenizer that the episodes were made with'
+            )
+        if self.protocol != "vllm-pooling" and (self.values, self.output) != ("previous_q", "linear"):
+            found.append(f'"values" and "output" are read with "vllm-pooling" only; {self.protocol} tells scores as they are')
+        if self.api_key_env and not os.environ.get(self.api_key_env):
+            found.append(f'"api_key_env" names {self.api_key_env!r}, which the environment does not have')
+        return found
+
+
+class RemotePRM:
+    """Scores over HTTP (registry entry `remote`).
+
+    Args:
+        settings: where and how.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.address = Address(_full_url(settings), settings.timeout_s, settings.retries, headers)
+        self._tokenizer = load_tokenizer(settings.tokenizer) if settings.protocol == "openrlhf" and settings.tokenizer else None
+        self.record = Record(method="remote", values=settings.values, output=settings.output, value_trained=False)
+
+    @classmethod
+    def load(cls, path: str) -> RemotePRM:
+        """From an address, a JSON file, or a folder with `remote.json` (see `Settings`).
+
+        Raises:
+            UserError: all that is wrong with the settings.
+        """
+        return cls(read_settings(path))
+
+    @classmethod
+    def check(cls, path: str, policy: str | None = None) -> Record:
+        """What the scorer tells of itself.
+
+        Raises:
+            UserError: the settings are wrong, ours does not answer or speaks other tokens than the policy.
+        """
+        settings = read_settings(path)
+        if policy is not None and settings.tokenizer:
+            check_same_vocabulary(settings.tokenizer, policy)
+        prm = cls(settings)
+        if settings.protocol != "agentprm":
+            return prm.record
+        told = prm.health()
+        if policy is not None and told.get("vocabulary") != vocabulary_digest(load_tokenizer(policy)):
+            raise UserError(
+                f"the PRM {told.get('model')!r} at {path} and the policy {policy!r} have different vocabularies: it would score other words "
+                "than were said"
+            )
+        names = {"method": str, "values": str, "output": str, "value_trained": bool}
+        return Record(**{name: told[name] for name, kind in names.items() if isinstance(told.get(name), kind)})  # type: ignore[arg-type]
+
+    def health(self) -> dict[str, Any]:
+        """What a server of ours tells of its model."""
+
+        def read(answer: Any) -> dict[str, Any]:
+            if not (isinstance(answer, dict) and "digest" in answer):
+                raise WrongAnswer(f"{_brief(answer)}; wanted what agentprm serve tells of its model")
+            return answer
+
+        base = self.address.url.removesuffix(_PATHS["agentprm"])
+        return Address(base, self.address.timeout_s, self.address.retries, self.address.headers).ask(
+            "the state of the remote scorer", None, read, path=f"{_path(base)}/health"
+        )
+
+    def score(self, batch: ScoreBatch) -> ProcessScores:
+        """Q and V of every turn, float32 on the CPU.
+
+        Raises:
+            UserError: a request failed for good; names its episodes.
+        """
+        tokens, spans = episodes_of(batch)
+        size = self.settings.episodes_per_request
+        parts = [range(start, min(start + size, len(tokens))) for start in range(0, len(tokens), size)]
+        ask: Callable[..., list[_Turns]] = {"agentprm": self._episodes, "openrlhf": self._texts, "vllm-pooling": self._pooled}[
+            self.settings.protocol
+        ]
+
+        def scored(rows: range) -> list[_Turns]:
+            what = _identity(rows, tokens, spans, batch.names)
+            return ask(what, [tokens[i] for i in rows], [spans[i] for i in rows])
+
+        with ThreadPoolExecutor(self.settings.concurrency) as pool:
+            found = [turns for part in pool.map(scored, parts) for turns in part]
+        q_BK, v_BK = torch.zeros(batch.positions.mask_BK.shape), torch.zeros(batch.positions.mask_BK.shape)
+        for row, (q, v) in enumerate(found):
+            q_BK[row, : len(q)], v_BK[row, : len(v)] = torch.tensor(q), torch.tensor(v)
+        if self.settings.protocol == "agentprm":  # V as the server reads it
+            return ProcessScores(q_BK, v_BK)
+        return values_as_recorded(q_BK, v_BK, batch.positions.mask_BK, self.record)
+
+    def _episodes(self, what: str, tokens: list[list[int]], spans: list[list[Span]]) -> list[_Turns]:
+        def read(answer: Any) -> list[_Turns]:
+            episodes = _list(answer, "episodes", len(tokens))
+            return [_turns(entry, len(s)) for entry, s in zip(episodes, spans, strict=True)]
+
+        return self.address.ask(what, {"episodes": [{"token_ids": t, "spans": s} for t, s in zip(tokens, spans, strict=True)]}, read)
+
+    def _texts(self, what: str, tokens: list[list[int]], spans: list[list[Span]]) -> list[_Turns]:
+        assert self._tokenizer is not None
+        ends = [[s[0][0], *(end for _, end in s)] for s in spans]  # the prompt, then every turn
+        texts = [self._tokenizer.decode(t[:end], skip_special_tokens=False) for t, e in zip(tokens, ends, strict=True) for end in e]
+        prompts = [self._tokenizer.decode(t[: e[0]], skip_special_tokens=False) for t, e in zip(tokens, ends, strict=True) for _ in e]
+        payload = {"query": texts, "prompts": prompts, "labels": [None] * len(texts)}
+        numbers = iter(self.address.ask(what, payload, lambda answer: [_number(x) for x in _list(answer, "rewards", len(texts))]))
+        found = [[next(numbers) for _ in e] for e in ends]
+        return [(rewards[1:], rewards[:-1]) for rewards in found]
+
+    def _pooled(self, what: str, tokens: list[list[int]], spans: list[list[Span]]) -> list[_Turns]:
+        payload = {"input": tokens, "task": "token_classify", "use_activation": False, "encoding_format": "float"}
+        payload |= {"model": self.settings.model} if self.settings.model else {}
+
+        def read(answer: Any) -> list[_Turns]:
+            data = sorted(_list(answer, "data", len(tokens)), key=lambda entry: entry["index"] if isinstance(entry, dict) else 0)
+            return [self._at_turns(_list(entry, "data", len(t)), s) for entry, t, s in zip(data, tokens, spans, strict=True)]
+
+        return self.address.ask(what, payload, read)
+
+    def _at_turns(self, by_token: list[Any], spans: list[Span]) -> _Turns:
+        q = [self._label(by_token[end - 1]) for _, end in spans]
+        return q, [self._label(by_token[start - 1]) for start, _ in spans]
+
+    def _label(self, numbers: Any) -> float:
+        if not (isinstance(numbers, list) and len(numbers) == 1):
+            raise WrongAnswer(f"{_brief(numbers)} at a token; wanted one number, as a scalar PRM gives")
+        value = _number(numbers[0])
+        return float(torch.tensor(value).sigmoid()) if self.settings.output == "sigmoid" else value
+
+
+def read_settings(path: str) -> Settings:
+    """Settings from an address, a JSON file or a folder."""
+    if is_url(path):
+        last = _path(path).rpartition("/")[2]
+        protocol = {"get_reward": "openrlhf", "pooling": "vllm-pooling"}.get(last, "agentprm")
+        settings = Settings(path, protocol)
+        if protocol == "openrlhf":
+            raise UserError(f'{path}: the protocol openrlhf needs a tokenizer; write {_FILE} with "url", "protocol" and "tokenizer"')
+    else:
+        file = Path(path) / _FILE if Path(path).is_dir() else Path(path)
+        settings = _from_file(file)
+    if problems := settings.problems():
+        raise UserError([f"{path}: {problem}" for problem in problems])
+    return settings
+
+
+def identity_of(path: str) -> str:
+    """A fingerprint of a remote scorer: its settings, and the digest of the model that a server of ours tells."""
+    settings = read_settings(path)
+    told = RemotePRM(settings).health()["digest"] if settings.protocol == "agentprm" else ""
+    return hashlib.sha256(json.dumps([asdict(settings), told], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _from_file(file: Path) -> Settings:
+    if not file.is_file():
+        raise UserError(
+            f"there is no {file}; a remote PRM is an address (http://HOST:PORT), or a folder with {_FILE} such as "
+            '{"url": "http://127.0.0.1:8000", "protocol": "agentprm", "timeout_s": 60}'
+        )
+    try:
+        about = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is no JSON object: {error}") from error
+    allowed = [f.name for f in fields(Settings)]
+    unknown = [f"{file} has the unknown key {name!r}{did_you_mean(name, allowed)}" for name in about if name not in allowed]
+    if unknown or "url" not in about:
+        raise UserError(unknown + ([] if "url" in about else [f'{file} has no "url"']))
+    if isinstance(about.get("tokenizer"), str):
+        beside = file.parent / about["tokenizer"]
+        about["tokenizer"] = str(beside.resolve()) if beside.is_dir() else about["tokenizer"]
+    return Settings(**about)
+
+
+def _full_url(settings: Settings) -> str:
+    path = _PATHS.get(settings.protocol)
+    base = settings.url.rstrip("/")
+    return base if path is None or base.endswith(path) else base + path
+
+
+def _path(url: str) -> str:
+    from urllib.parse import urlsplit
+
+    return urlsplit(url).path.rstrip("/")
+
+
+def _identity(rows: range, tokens: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]], names: Sequence[str]) -> str:
+    """Which episodes are asked for: by name where they have one, else by their place in the batch; with a digest of their tokens."""
+    told = []
+    for i in rows[:4]:
+        digest = hashlib.sha256(repr(list(tokens[i])).encode()).hexdigest()[:8]
+        name = names[i] if names else f"number {i} of the batch"
+        told.append(f"{name} ({len(spans[i])} turns, {len(tokens[i])} tokens, {digest})")
+    more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
+    return f"scores of {len(rows)} episode(s): {', '.join(told)}{more}"
+
+
+def _list(answer: Any, key: str, count: int) -> list[Any]:
+    found = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(found, list):
+        raise WrongAnswer(f'{_brief(answer)}; wanted an object with a list "{key}"')
+    if len(found) != count:
+        raise WrongAnswer(f'"{key}" has {len(found)} entries; {count} were asked for')
+    return found
+
+
+def _turns(entry: Any, count: int) -> _Turns:
+    turns = _list(entry, "turns", count)
+    if not all(isinstance(turn, dict) for turn in turns):
+        raise WrongAnswer(f"{_brief(turns)}; wanted objects with q and v")
+    return [_number(turn.get("q")) for turn in turns], [_number(turn.get("v")) for turn in turns]
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise WrongAnswer(f"{_brief(value)} where a score was wanted")
+    return float(value)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "…"
