@@ -11,7 +11,9 @@ import torch
 
 from ..core.batches import ProcessScores
 from ..core.errors import UserError, did_you_mean
-from .model import Record
+from ..core.registry import REWARD_MODELS
+from .kinds import AUTO, kind_of
+from .model import Record, check_checkpoint
 from .scoring import ScalarPRM, ScoreBatch
 from .vocabulary import check_same_vocabulary
 
@@ -56,6 +58,11 @@ class EnsemblePRM:
         members = [ScalarPRM.load(f, dtype=dtype, attn_implementation=attn_implementation, device=device) for f in folders]
         return cls(members, about["combine"], about["kappa"])
 
+    @staticmethod
+    def check(path: str, policy: str | None = None) -> None:
+        for member in checkpoints_of("ensemble", path):
+            check_checkpoint(member, policy)
+
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:
         """Q and V of every turn, float32 on the CPU."""
@@ -71,14 +78,16 @@ class EnsemblePRM:
 
 
 def checkpoints_of(name: str, path: str) -> list[str]:
-    """The scalar checkpoints behind a reward model of the registry; none of a kind that is not ours.
+    """The checkpoints behind a reward model of the registry, "auto" too; none of a kind that is not ours.
 
     Raises:
         UserError: `ensemble.json` is not there or wrong.
     """
+    name = kind_of(path) if name == AUTO else name
     if name == "ensemble":
         return [str((Path(path) / member).resolve()) for member in _read(Path(path) / _FILE)["members"]]
-    return [path] if name == "scalar" else []
+    target = next((e for e in REWARD_MODELS.entries() if e.name == name), None)
+    return [path] if target is not None and target.distribution == "openrlhf-agentprm" else []
 
 
 def _read(file: Path) -> dict[str, Any]:
