@@ -65,11 +65,12 @@ _TAKEN = ("random", "oracle", "fewest turns", "most turns", "log-probability per
 
 
 def named(paths: Sequence[str]) -> dict[str, str]:
-    """`NAME=PATH` or `PATH` (named by its folder) as a mapping; a name given twice, or one that a baseline has, is an error."""
+    """`NAME=PATH` or `PATH` (named by its folder, an address by itself) as a mapping; a name given twice, or a baseline's, is an error."""
     found: dict[str, str] = {}
     for text in paths:
         name, eq, path = text.partition("=")
-        name, path = (name, path) if eq else (Path(text).name, text)
+        if not eq or "://" in name:  # an address may hold a = of its own
+            name, path = (text if "://" in text else Path(text).name), text
         if name in _TAKEN:
             raise UserError(f"a PRM is named {name!r}, as the baseline is; give another name as NAME=PATH")
         if name in found:
@@ -83,6 +84,7 @@ def evaluate(args: Any) -> dict[str, Any]:
     from ..data.store import EpisodeStore
     from ..prm import evaluation as ev
     from ..prm.ensemble import checkpoints_of
+    from ..prm.kinds import check_reward_model
     from ..prm.scoring import load_reward_model, score_all
     from ..prm.vocabulary import check_vocabulary
 
@@ -90,6 +92,7 @@ def evaluate(args: Any) -> dict[str, Any]:
     if not grid.tasks:
         raise UserError(f"{args.eval.dataset} holds no task with {args.eval.max_samples_per_task or 'any'} episodes that have an outcome")
     for path in named(args.prm.model_name_or_path).values():
+        check_reward_model(args.prm.name, path)
         for checkpoint in checkpoints_of(args.prm.name, path):
             check_vocabulary(checkpoint, args.eval.dataset, grid.episodes)
     scores = ev.free_scores(grid)
@@ -97,7 +100,8 @@ def evaluate(args: Any) -> dict[str, Any]:
     for name, path in named(args.prm.model_name_or_path).items():
         prm = load_reward_model(args.prm.name, path, dtype=args.prm.param_dtype, device=args.prm.device or _device())
         tokens, spans = [e.token_ids for e in grid.episodes], [spans_of(e) for e in grid.episodes]
-        q = [q_K for q_K, _ in score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens)]
+        ids = [e.episode_id for e in grid.episodes]
+        q = [q_K for q_K, _ in score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens, names=ids)]
         quality[name] = ev.prm_quality(grid, q)
         scores[name] = [float(q_K[-1]) for q_K in q]
     sizes = [n for n in SIZES if n <= grid.samples]

@@ -23,7 +23,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="agentprm serve", description="Serve a process reward model's scores over HTTP until SIGTERM or Ctrl-C.")
     add = parser.add_argument
     add("path", metavar="PRM_DIR", help="checkpoint")
-    add("--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model (agentprm list reward-models)")
+    add("--prm.name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of reward model (auto: as the checkpoint says)")
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the backbone")
     add("--prm.device", default=None, help="device of our own scorer (cuda where there is one)")
     add("--serve.host", default="127.0.0.1", help="address to listen at; there is no authentication")
@@ -66,26 +66,37 @@ def _check(args: Any) -> None:
         problems.append(f"serving needs {', '.join(absent)}, which come with the host: pip install 'openrlhf-agentprm[host]'")
     if not 0 <= args.serve.port < 65_536:
         problems.append(f"--serve.port is {args.serve.port}; wanted 0 to 65535")
-    if args.serve.engine == "vllm" and args.prm.name != "scalar":
-        problems.append(f"--serve.engine vllm serves --prm.name scalar; {args.prm.name} is served by --serve.engine transformers")
-    if args.prm.name == "remote":
-        problems.append("--prm.name remote is served elsewhere already")
     if problems:
         raise UserError(problems)
+
+
+def _check_kind(args: Any) -> None:
+    from ..prm.kinds import AUTO, check_reward_model, kind_of
+
+    if args.prm.name == AUTO:
+        args.prm.name = kind_of(args.path)
+    if args.prm.name == "remote":
+        raise UserError(f"{args.path} is remote: it is served elsewhere already")
+    if args.serve.engine == "vllm" and args.prm.name != "scalar":
+        raise UserError(f"--serve.engine vllm serves scalar PRMs; {args.path} is {args.prm.name}: leave --serve.engine out")
+    check_reward_model(args.prm.name, args.path)
 
 
 def _service(args: Any) -> Any:
     from ..agents.chat import load_tokenizer
     from ..host.cpu import prepare_environment
     from ..prm.ensemble import checkpoints_of
-    from ..prm.reward_models import check_reward_model
+    from ..prm.kinds import records_of
+    from ..prm.model import Record
     from ..prm.vocabulary import read_config, vocabulary_digest
     from ..rollout.digest import policy_digest
     from ..serving.app import Service
     from ..serving.requests import Limits, Reader
 
     prepare_environment(alone=True)
-    record = check_reward_model(args.prm.name, args.path)
+    _check_kind(args)
+    records = records_of(args.prm.name, args.path) or [Record.load(args.path)]
+    record = next((r for r in records if not r.value_trained), records[0])
     folder = next(iter(checkpoints_of(args.prm.name, args.path)), args.path)
     config = read_config(folder).get_text_config()
     tokenizer = load_tokenizer(folder)

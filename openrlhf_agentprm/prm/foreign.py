@@ -23,13 +23,12 @@ from ..agents.chat import load_tokenizer
 from ..core.batches import ProcessScores
 from ..core.errors import UserError
 from ..data.layout import Span, TurnPositions
-from .model import DTYPES, Record, is_two_label
+from .model import DTYPES, QWEN_MATH_PRM, Record, is_two_label
 from .scoring import ScoreBatch, make_batch, values_as_recorded
 from .vocabulary import read_config
 
 logger = logging.getLogger(__name__)
 _READ_OUT = "readout.json"
-_QWEN = "Qwen2ForProcessRewardModel"
 
 
 class TwoLabelPRM:
@@ -40,20 +39,17 @@ class TwoLabelPRM:
         head: two numbers a token, in float32.
         separator_ids: put behind each action, unless it ends with them; without any, the action's last token is read.
         closing_ids: tokens that end a message; a separator goes before them.
-        method: of the record.
     """
 
     name = ""
     separator: str | None = None
 
-    def __init__(
-        self, backbone: Any, head: torch.nn.Module, separator_ids: Sequence[int], closing_ids: Sequence[int], method: str = ""
-    ) -> None:
+    def __init__(self, backbone: Any, head: torch.nn.Module, separator_ids: Sequence[int], closing_ids: Sequence[int]) -> None:
         self.backbone = backbone.eval()
         self.head = head.float().eval()
         self.separator_ids = list(separator_ids)
         self.closing_ids = set(closing_ids) - set(separator_ids)
-        self.record = _record(method or self.name)
+        self.record = _record(self.name)
 
     @classmethod
     def load(cls, path: str, *, dtype: str = "fp32", attn_implementation: str = "sdpa", device: str | torch.device = "cpu") -> TwoLabelPRM:
@@ -62,23 +58,27 @@ class TwoLabelPRM:
         Raises:
             UserError: it is none, its weights do not fit, or it is no safetensors.
         """
-        record = cls.check(path)
+        cls.check(path)
         if dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r} is unknown (allowed: {', '.join(DTYPES)})")
         tokenizer = load_tokenizer(path)
         separator_ids = cls._separator_ids(path, tokenizer)
         backbone, head = cls._weights(path, DTYPES[dtype], attn_implementation)
         logger.warning("%s: its V(s) was not trained, so the progress of every first turn is noise", path)
-        return cls(backbone.to(device), head.to(device), separator_ids, tokenizer.all_special_ids, record.method)
+        return cls(backbone.to(device), head.to(device), separator_ids, tokenizer.all_special_ids)
 
     @classmethod
-    def check(cls, path: str, policy: str | None = None) -> Record:
+    def check(cls, path: str, policy: str | None = None) -> None:
         """Refuse what its maker did not make, and one that does not speak the policy's tokens; reads no weights."""
         cls._check_config(path, read_config(path))
         tokenizer = load_tokenizer(path)
         separator_ids = cls._separator_ids(path, tokenizer)
         if policy is not None:
             _check_tokens(path, tokenizer, policy, separator_ids)
+
+    @classmethod
+    def describe(cls, path: str) -> Record:
+        """What is known of it: V was not trained."""
         return _record(cls.name)
 
     @torch.no_grad()
@@ -157,9 +157,9 @@ class QwenMathPRM(TwoLabelPRM):
 
     @classmethod
     def _check_config(cls, path: str, config: Any) -> None:
-        if _QWEN not in (config.architectures or []):
+        if QWEN_MATH_PRM not in (config.architectures or []):
             told = ", ".join(config.architectures or ["a model of unknown class"])
-            raise UserError(f"{path!r} is {told}; --prm.name qwen_math_prm scores a {_QWEN}")
+            raise UserError(f"{path!r} is {told}; --prm.name qwen_math_prm scores a {QWEN_MATH_PRM}")
 
     @classmethod
     def _separator_ids(cls, path: str, tokenizer: Any) -> list[int]:
@@ -239,8 +239,8 @@ def one_label(model: Any, path: str) -> Any:
     return model
 
 
-def _record(method: str) -> Record:
-    return Record(method=method, values="previous_q", output="sigmoid", value_trained=False)
+def _record(name: str) -> Record:
+    return Record(kind=name, method=name, values="previous_q", output="sigmoid", value_trained=False)
 
 
 def _separator(path: str, default: str | None) -> str | None:

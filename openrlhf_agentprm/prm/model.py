@@ -23,6 +23,7 @@ from .vocabulary import check_same_vocabulary, read_config
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 VALUES = ("previous_q", "state")
 OUTPUTS = {"mse": "linear", "soft_bce": "sigmoid"}  # by loss
+QWEN_MATH_PRM = "Qwen2ForProcessRewardModel"  # the class that its makers' configuration names
 _RECORD = "agentprm.json"
 
 
@@ -209,6 +210,17 @@ def save_prm(model: Any, tokenizer: Any, folder: str | Path, record: Record) -> 
 def is_two_label(config: Any) -> bool:
     """True for a token classifier with two labels, as TRL's PRMTrainer saves it."""
     return _is_token_classifier(config) and config.num_labels == 2
+
+
+def foreign_kind(path: str) -> str | None:
+    """The registry's name of another maker's PRM, by its configuration; None of anything else."""
+    try:
+        config = read_config(path)
+    except UserError:
+        return None
+    if QWEN_MATH_PRM in (config.architectures or []):
+        return "qwen_math_prm"
+    return "trl" if is_two_label(config) else None
 
 
 def _is_token_classifier(config: Any) -> bool:

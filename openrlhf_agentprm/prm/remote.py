@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ class RemotePRM:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.address = Address(_full_url(settings), settings.timeout_s, settings.retries, headers)
         self._tokenizer = load_tokenizer(settings.tokenizer) if settings.protocol == "openrlhf" and settings.tokenizer else None
-        self.record = Record(method="remote", values=settings.values, output=settings.output, value_trained=False)
+        self.record = Record(kind="remote", method="remote", values=settings.values, output=settings.output, value_trained=False)
 
     @classmethod
     def load(cls, path: str) -> RemotePRM:
@@ -116,26 +116,32 @@ class RemotePRM:
         return cls(read_settings(path))
 
     @classmethod
-    def check(cls, path: str, policy: str | None = None) -> Record:
-        """What the scorer tells of itself.
+    def check(cls, path: str, policy: str | None = None) -> None:
+        """Ask a server of ours what it serves; of other protocols, check the settings and the tokenizer that they name.
 
         Raises:
-            UserError: the settings are wrong, ours does not answer or speaks other tokens than the policy.
+            UserError: the settings are wrong, ours does not answer, or it speaks other tokens than the policy.
         """
         settings = read_settings(path)
         if policy is not None and settings.tokenizer:
             check_same_vocabulary(settings.tokenizer, policy)
-        prm = cls(settings)
         if settings.protocol != "agentprm":
-            return prm.record
-        told = prm.health()
+            return
+        told = cls(settings).health()
         if policy is not None and told.get("vocabulary") != vocabulary_digest(load_tokenizer(policy)):
             raise UserError(
                 f"the PRM {told.get('model')!r} at {path} and the policy {policy!r} have different vocabularies: it would score other words "
                 "than were said"
             )
-        names = {"method": str, "values": str, "output": str, "value_trained": bool}
-        return Record(**{name: told[name] for name, kind in names.items() if isinstance(told.get(name), kind)})  # type: ignore[arg-type]
+
+    @classmethod
+    def describe(cls, path: str) -> Record:
+        """What a server of ours tells of its model; of others nothing is known, so their V counts as untrained."""
+        prm = cls(read_settings(path))
+        told = prm.health() if prm.settings.protocol == "agentprm" else {}
+        types = {"method": str, "values": str, "output": str, "value_trained": bool}
+        known = {name: told[name] for name, kind in types.items() if isinstance(told.get(name), kind)}
+        return replace(prm.record, **known)
 
     def health(self) -> dict[str, Any]:
         """What a server of ours tells of its model."""
