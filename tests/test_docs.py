@@ -15,6 +15,7 @@ from openrlhf_agentprm.core.registry import LABELS, REWARD_MODELS
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = sorted(e.name for e in LABELS.entries() if e.distribution == "openrlhf-agentprm")
 NOT_OPTIONS = {"batch", "store", "complete"}
+TOOLS = ("export", "run", "serve")
 COMMANDS = [
     line
     for page in sorted(DOCS.rglob("*.md"))
@@ -50,6 +51,10 @@ def test_links_lead_somewhere():
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_parses(line):
     words = shlex.split(line)
+    if words[0] == "agentprm":  # a command of the tool, not a stage
+        assert words[1] in TOOLS
+        assert problems_of(import_module(f"openrlhf_agentprm.cli.{words[1]}").build_parser(), words[2:]) == []
+        return
     name = next(w for w in words if w.startswith("openrlhf_agentprm.cli.")).rpartition(".")[2]
     import_module(f"openrlhf_agentprm.cli.{name}")
     assert problems_of(parsers()[name](), words[words.index(f"openrlhf_agentprm.cli.{name}") + 1 :]) == []

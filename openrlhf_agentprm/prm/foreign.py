@@ -227,8 +227,9 @@ def one_label(model: Any, path: str) -> Any:
     new = torch.nn.Linear(old.in_features, 1, bias=False, dtype=old.weight.dtype, device=old.weight.device)
     with torch.no_grad():
         new.weight.copy_(old.weight[1:] - old.weight[:1])
-    if old.bias is not None and float((old.bias[1] - old.bias[0]).abs()) > 0:
-        logger.warning("%s: the bias of its head (%.3g between its labels) is left out", path, float(old.bias[1] - old.bias[0]))
+        lost = 0.0 if old.bias is None else float(old.bias[1] - old.bias[0])
+    if lost:
+        logger.warning("%s: the bias of its head (%.3g between its labels) is left out", path, lost)
     model.score = new
     model.num_labels = 1
     config = model.config
