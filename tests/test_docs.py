@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -58,3 +59,22 @@ def test_a_command_parses(line):
     name = next(w for w in words if w.startswith("openrlhf_agentprm.cli.")).rpartition(".")[2]
     import_module(f"openrlhf_agentprm.cli.{name}")
     assert problems_of(parsers()[name](), words[words.index(f"openrlhf_agentprm.cli.{name}") + 1 :]) == []
+
+
+def test_the_page_of_remote_scorers_has_its_settings_and_their_defaults():
+    from openrlhf_agentprm.prm.remote import Settings
+
+    text = (DOCS / "reward-models" / "remote.md").read_text()
+    written = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.M))
+    assert written.pop("url") == "required"
+    assert written == {f.name: str(f.default) for f in fields(Settings) if f.name != "url"}
+
+
+def test_the_page_of_serving_has_its_flags_and_their_defaults():
+    from openrlhf_agentprm.cli.serve import build_parser
+
+    rows = re.findall(r"^\| (`--serve[^|]*) \| ([^|]*) \|", (DOCS / "serving.md").read_text(), re.M)
+    written = {flag: value for names, values in rows for flag, value in zip(names.split(", "), values.split(", "), strict=True)}
+    flags = {a.option_strings[0]: a.default for a in build_parser()._actions if a.option_strings[0:1] and "serve." in a.option_strings[0]}
+    told = {f"`{flag}`": "the model's context" if d is None else f"{d:g}" if isinstance(d, float) else str(d) for flag, d in flags.items()}
+    assert written == told

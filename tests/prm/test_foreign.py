@@ -90,7 +90,7 @@ def agree(prm, probability, separator):
     for ids, spans, (q, v) in zip(tokens, SPANS, score_all(prm, tokens, SPANS), strict=True):
         wanted_q, wanted_v = by_hand(probability, separator, ids, spans)
         assert q.tolist() == pytest.approx(wanted_q, abs=1e-5) and v.tolist() == pytest.approx(wanted_v, abs=1e-5)
-        assert 0 < min(wanted_q) and max(wanted_q) < 1  # nothing saturates, so that a wrong place would show
+        assert min(wanted_q) > 0 and max(wanted_q) < 1  # nothing saturates, so that a wrong place would show
 
 
 def test_trl_is_read_at_its_step_separator(trl):
