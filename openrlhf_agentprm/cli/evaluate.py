@@ -65,12 +65,11 @@ _TAKEN = ("random", "oracle", "fewest turns", "most turns", "log-probability per
 
 
 def named(paths: Sequence[str]) -> dict[str, str]:
-    """`NAME=PATH` or `PATH` (named by its folder, an address by itself) as a mapping; a name given twice, or a baseline's, is an error."""
+    """`NAME=PATH` or `PATH` (named by its folder) as a mapping; a name given twice, or one that a baseline has, is an error."""
     found: dict[str, str] = {}
     for text in paths:
         name, eq, path = text.partition("=")
-        if not eq or "://" in name:  # an address may hold a = of its own
-            name, path = (text if "://" in text else Path(text).name), text
+        name, path = (name, path) if eq else (Path(text).name, text)
         if name in _TAKEN:
             raise UserError(f"a PRM is named {name!r}, as the baseline is; give another name as NAME=PATH")
         if name in found:

@@ -153,7 +153,7 @@ def _figures(history: list[dict[str, Any]]) -> list[str]:
     if not history:
         return ["## Figures", "", "No history of the training was kept.", ""]
     last = {k: v for k, v in history[-1].items() if k not in ("step", "epoch", "lr")}
-    held_out = next((row for row in reversed(history) if any(k.startswith("eval_") for k in row)), {})
+    held_out: dict[str, Any] = next((row for row in reversed(history) if any(k.startswith("eval_") for k in row)), {})
     found = {f"{k} (last step)": v for k, v in last.items() if not k.startswith("eval_")}
     found |= {f"{k} (held out, step {held_out['step']})": v for k, v in held_out.items() if k.startswith("eval_")}
     rows = {"steps": history[-1].get("step", len(history)), **found}

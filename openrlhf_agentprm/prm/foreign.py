@@ -22,9 +22,10 @@ import torch
 from ..agents.chat import load_tokenizer
 from ..core.batches import ProcessScores
 from ..core.errors import UserError
-from ..data.layout import Span, TurnPositions
+from .foreign_weights import classifier, tensors_of, whole_model
 from .model import DTYPES, QWEN_MATH_PRM, Record, is_two_label
 from .scoring import ScoreBatch, make_batch, values_as_recorded
+from .separators import episodes_of, marked
 from .vocabulary import read_config
 
 logger = logging.getLogger(__name__)
@@ -145,8 +146,8 @@ class TRLPRM(TwoLabelPRM):
     def _weights(cls, path: str, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, torch.nn.Module]:
         from transformers import AutoModelForTokenClassification
 
-        model = _whole(AutoModelForTokenClassification, path, dtype, attn_implementation)
-        return getattr(model, model.base_model_prefix), _classifier(model, path)
+        model = whole_model(AutoModelForTokenClassification, path, dtype, attn_implementation)
+        return getattr(model, model.base_model_prefix), classifier(model, path)
 
 
 class QwenMathPRM(TwoLabelPRM):
@@ -174,70 +175,15 @@ class QwenMathPRM(TwoLabelPRM):
     def _weights(cls, path: str, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, torch.nn.Module]:
         from transformers import Qwen2Model
 
-        backbone = _whole(Qwen2Model, path, dtype, attn_implementation)
+        backbone = whole_model(Qwen2Model, path, dtype, attn_implementation)
         width = backbone.config.hidden_size
         head = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
-        found = {name.removeprefix("score."): tensor.float() for name, tensor in _tensors(path, "score.").items()}
+        found = {name.removeprefix("score."): tensor.float() for name, tensor in tensors_of(path, "score.").items()}
         try:
             head.load_state_dict(found)
         except RuntimeError as error:
             raise UserError(f"the head of {path!r} is not score.0 and score.2 of {width} and 2 numbers: {error}") from error
         return backbone, head
-
-
-def marked(ids: Sequence[int], spans: Sequence[Span], separator_ids: Sequence[int], closing_ids: set[int]) -> tuple[list[int], list[Span]]:
-    """Tokens with a separator behind each action, and spans whose last tokens are the separators' last.
-
-    >>> marked([1, 2, 3, 4, 9, 5, 6], [(2, 5), (6, 7)], [7, 8], {9})
-    ([1, 2, 3, 4, 7, 8, 9, 5, 6, 7, 8], [(2, 6), (8, 11)])
-    """
-    out: list[int] = []
-    places = []
-    done = 0
-    for start, end in spans:
-        out += ids[done:start]
-        begins = len(out)
-        cut = end
-        while cut > start and ids[cut - 1] in closing_ids:
-            cut -= 1
-        out += ids[start:cut]
-        if list(ids[max(start, cut - len(separator_ids)) : cut]) != list(separator_ids):
-            out += separator_ids
-        places.append((begins, len(out)))
-        out += ids[cut:end]
-        done = end
-    return out + list(ids[done:]), places
-
-
-def episodes_of(batch: ScoreBatch) -> tuple[list[list[int]], list[list[Span]]]:
-    """Token ids and spans of a padded batch."""
-    lengths = batch.attention_mask_BT.sum(1).tolist()
-    tokens = [ids[:n] for ids, n in zip(batch.input_ids_BT.tolist(), lengths, strict=True)]
-    p: TurnPositions = batch.positions
-    rows = zip(p.v_BK.tolist(), p.q_BK.tolist(), p.mask_BK.tolist(), strict=True)
-    return tokens, [[(v + 1, q + 1) for v, q, there in zip(*row, strict=True) if there] for row in rows]
-
-
-def one_label(model: Any, path: str) -> Any:
-    """A two-label classifier as one with a single score, to be trained on: w = w₁ − w₀, so that sigmoid(w·h) is P(label 1) but for the bias.
-
-    The difference of the biases is left out, as a PRM's head has none.
-    """
-    old = _classifier(model, path)
-    new = torch.nn.Linear(old.in_features, 1, bias=False, dtype=old.weight.dtype, device=old.weight.device)
-    with torch.no_grad():
-        new.weight.copy_(old.weight[1:] - old.weight[:1])
-        lost = 0.0 if old.bias is None else float(old.bias[1] - old.bias[0])
-    if lost:
-        logger.warning("%s: the bias of its head (%.3g between its labels) is left out", path, lost)
-    model.score = new
-    model.num_labels = 1
-    config = model.config
-    config.num_labels = 1
-    config.classifier_dropout = 0.0
-    config.token_classification_bias = False
-    config.problem_type = "regression"
-    return model
 
 
 def _record(name: str) -> Record:
@@ -272,46 +218,3 @@ def _check_tokens(path: str, tokenizer: Any, policy: str, separator_ids: Sequenc
 
 def _by_id(tokenizer: Any) -> dict[int, str]:
     return {i: token for token, i in tokenizer.get_vocab().items()}
-
-
-def _classifier(model: Any, path: str) -> Any:
-    head = getattr(model, "score", None)
-    if not isinstance(head, torch.nn.Linear):
-        raise UserError(f"{path!r}: a {type(model).__name__} has no linear head named 'score'")
-    return head
-
-
-def _whole(kind: Any, path: str, dtype: torch.dtype, attn_implementation: str) -> Any:
-    """A model all of whose weights are in the checkpoint."""
-    try:
-        model, about = kind.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise UserError(f"no process reward model could be made of {path!r}: {error}") from error
-    if about["missing_keys"] or about.get("mismatched_keys"):
-        missing = sorted(map(str, [*about["missing_keys"], *about.get("mismatched_keys", [])]))
-        raise UserError(f"{path!r} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}")
-    return model
-
-
-def _tensors(path: str, prefix: str) -> dict[str, torch.Tensor]:
-    """Tensors by name from a checkpoint's safetensors."""
-    from safetensors import safe_open
-    from transformers.utils import cached_file
-
-    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
-    files = {"model.safetensors"}
-    if index is not None:
-        names = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        files = {file for name, file in names.items() if name.startswith(prefix)}
-    found: dict[str, torch.Tensor] = {}
-    for file in sorted(files):
-        with safe_open(str(cached_file(path, file)), framework="pt") as weights:
-            found |= {name: weights.get_tensor(name) for name in weights.keys() if name.startswith(prefix)}  # noqa: SIM118
-    return found

@@ -79,7 +79,7 @@ def start_from(
     """
     config = read_config(model_name_or_path)
     if is_two_label(config):
-        from .foreign import one_label
+        from .foreign_weights import one_label
 
         model = _load(model_name_or_path, config, dtype, attn_implementation)
         with whole(list(model.score.parameters())):

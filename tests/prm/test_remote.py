@@ -15,7 +15,8 @@ from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
 from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
-from openrlhf_agentprm.prm.remote import RemotePRM, Settings, identity_of, read_settings
+from openrlhf_agentprm.prm.remote import RemotePRM, identity_of
+from openrlhf_agentprm.prm.remote_settings import Settings, read_settings
 from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, make_batch, score_all
 from openrlhf_agentprm.prm.vocabulary import vocabulary_digest
 from openrlhf_agentprm.serving.app import Service
