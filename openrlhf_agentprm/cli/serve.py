@@ -97,7 +97,8 @@ def _service(args: Any) -> Any:
     _check_kind(args)
     records = records_of(args.prm.name, args.path) or [Record.load(args.path)]
     record = next((r for r in records if not r.value_trained), records[0])
-    folder = next(iter(checkpoints_of(args.prm.name, args.path)), args.path)
+    folders = checkpoints_of(args.prm.name, args.path) or [args.path]
+    folder = folders[0]
     config = read_config(folder).get_text_config()
     tokenizer = load_tokenizer(folder)
     context = args.serve.max_len or getattr(config, "max_position_embeddings", None) or args.serve.max_batch_tokens
@@ -107,7 +108,7 @@ def _service(args: Any) -> Any:
         "model": str(args.path),
         "name": args.prm.name,
         "engine": engine,
-        "digest": policy_digest(args.path),
+        "digest": "+".join(map(policy_digest, dict.fromkeys([args.path, *folders]))),
         "vocabulary": vocabulary_digest(tokenizer),
         "method": record.method,
         "values": record.values,

@@ -34,9 +34,9 @@ class PooledPRM:
         prepare_environment()
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        import vllm
-
         try:
+            import vllm
+
             engine = vllm.LLM(
                 model=path,
                 runner="pooling",
@@ -46,7 +46,7 @@ class PooledPRM:
                 enforce_eager=not has_cuda(),
                 disable_log_stats=True,
             )
-        except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
+        except (ValueError, OSError, RuntimeError, ImportError) as error:
             raise UserError(f"vLLM could not load {path!r}: {error}") from error
         return cls(engine, Record.load(path))
 

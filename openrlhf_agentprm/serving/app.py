@@ -79,19 +79,18 @@ class Service:
         self, request: Request, read: Callable[[Any], list[Item]], shape: Callable[[list[Item], Scores], dict[str, Any]]
     ) -> Response:
         started = time.perf_counter()
-        headers = {"X-Request-Id": request.headers["x-request-id"]} if "x-request-id" in request.headers else {}
         try:
             content = await asyncio.wait_for(self._content(request, read, shape), self.limits.seconds)
-            response: Response = JSONResponse(content, headers=headers)
+            response: Response = JSONResponse(content)
         except RequestError as error:
-            response = refusal(error, headers)
+            response = refusal(error)
         except asyncio.TimeoutError:
-            response = refusal(RequestError(504, f"not scored within {self.limits.seconds:g} seconds"), headers)
+            response = refusal(RequestError(504, f"not scored within {self.limits.seconds:g} seconds"))
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:
             logger.exception("a request could not be scored")
-            response = refusal(RequestError(500, f"the model failed: {type(error).__name__}: {error}"), headers)
+            response = refusal(RequestError(500, f"the model failed: {type(error).__name__}: {error}"))
         self.metrics.observe(request.url.path, response.status_code, time.perf_counter() - started)
         return response
 
@@ -141,7 +140,7 @@ def build_app(service: Service) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
         paths = "POST /score_episodes, POST /get_reward, GET /health, GET /metrics"
-        return refusal(RequestError(error.status_code, f"{request.method} {request.url.path} is not here (there are {paths})"), {})
+        return refusal(RequestError(error.status_code, f"{request.method} {request.url.path} is not here (there are {paths})"))
 
     return app
 
@@ -168,9 +167,9 @@ def as_rewards(items: list[Item], scores: Scores) -> dict[str, Any]:
     return {"rewards": rewards, "scores": rewards, "extra_logs": {"prm_value": [v_K[-1] for _, v_K in scores]}}
 
 
-def refusal(error: RequestError, headers: dict[str, str]) -> JSONResponse:
-    more = {"Retry-After": "1"} if error.status in (429, 503) else {"Connection": "close"} if error.status == 413 else {}
-    return JSONResponse({"error": {"status": error.status, "problems": error.problems}}, error.status, headers={**headers, **more})
+def refusal(error: RequestError) -> JSONResponse:
+    headers = {"Retry-After": "1"} if error.status in (429, 503) else {"Connection": "close"} if error.status == 413 else {}
+    return JSONResponse({"error": {"status": error.status, "problems": error.problems}}, error.status, headers=headers)
 
 
 def _parsed(raw: bytes) -> Any:
