@@ -126,7 +126,7 @@ class Reader:
         if not isinstance(text, str) or not text:
             raise RequestError(422, f"it is {_brief(text)}; wanted a text")
         tokens = self._encode(text)
-        before = len(self._encode(prompt)) if isinstance(prompt, str) and prompt and text.startswith(prompt) else 0
+        before = _common(tokens, self._encode(prompt)) if isinstance(prompt, str) and prompt and text.startswith(prompt) else 0
         start = before if 1 <= before < len(tokens) else len(tokens) - 1
         return self._item(str(index), tokens, [(start, len(tokens))])
 
@@ -220,6 +220,11 @@ def _as_collected(chat: ChatFormat, texts: Sequence[str]) -> tuple[list[int], li
         if number % 2:
             spans.append((start, len(tokens)))
     return tokens, spans
+
+
+def _common(tokens: Sequence[int], prompt: Sequence[int]) -> int:
+    """Tokens of the prompt that stand so in the text: the last of them may be joined with what follows."""
+    return next((i for i, (a, b) in enumerate(zip(tokens, prompt, strict=False)) if a != b), min(len(tokens), len(prompt)))
 
 
 def _spans(spans: Any) -> list[Span]:

@@ -23,7 +23,8 @@ from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.prm.model import Record, save_prm, start_from
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 from openrlhf_agentprm.serving.app import Service
-from openrlhf_agentprm.serving.requests import Limits, Reader
+from openrlhf_agentprm.serving.batcher import Batcher
+from openrlhf_agentprm.serving.requests import Item, Limits, Reader, RequestError
 
 SPANS = [[(4, 6), (9, 10), (14, 17)], [(3, 5)], [(2, 4), (4, 7)]]
 
@@ -204,6 +205,18 @@ def test_a_score_that_is_no_number_is_an_error_of_that_request_alone(checkpoint)
     assert [status for status, _ in answers] == [200, 500, 200]
     assert "not finite" in answers[1][1]["error"]["problems"][0]
     assert [a["episodes"][0]["turns"][0]["q"] for _, a in answers[::2]] == [6.0, 8.0]
+
+
+def test_batches_keep_within_their_tokens_and_what_waits_is_scored_at_the_end():
+    sizes = []
+    batcher = Batcher(Slow(0.2), max_tokens=10, max_wait_s=0.01, observe=lambda requests, episodes, tokens, seconds: sizes.append(tokens))
+    futures = [batcher.submit([Item(str(n), [5] * (n - 1) + [n], [(1, n)])]) for n in (3, 4, 12, 3, 3, 3)]
+    futures[4].cancel()
+    batcher.close()
+    assert [None if f.cancelled() else f.result()[0][0] for f in futures] == [[3.0], [4.0], [12.0], [3.0], None, [3.0]]
+    assert sum(sizes) == 3 + 4 + 12 + 3 + 3 and all(size <= 10 or size == 12 for size in sizes)
+    with pytest.raises(RequestError, match="is stopping"):
+        batcher.submit([])
 
 
 SLOW = """
