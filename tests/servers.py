@@ -42,8 +42,8 @@ def serving(*arguments, command=None):
         yield line.split()[-1], process
     finally:
         if process.poll() is None:
-            os.kill(process.pid, signal.SIGTERM)
-            process.wait(60)
+            os.kill(process.pid, signal.SIGINT)  # as Ctrl-C
+            assert process.wait(60) == 0, "".join(errors)[-3000:]
 
 
 @contextlib.contextmanager

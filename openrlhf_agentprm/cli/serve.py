@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Sequence
 from importlib import util
@@ -48,14 +49,34 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str]) -> int:
     args = parse_nested(build_parser(), argv)
     _check(args)
+    with _bound(args.serve.host, args.serve.port) as bound:  # before the model is loaded: a port in use is told at once
+        return _serve(args, bound)
+
+
+def _serve(args: Any, bound: socket.socket) -> int:
     from ..serving.run import serve
 
     service = _service(args)
     if args.serve.host not in _LOCAL:
         print(f"--serve.host {args.serve.host}: whoever reaches this address can ask for scores", file=sys.stderr)
-    serve(service, args.serve.host, args.serve.port, lambda url: print(f"serving {args.path} at {url}", flush=True))
+    serve(service, bound, lambda url: print(f"serving {args.path} at {url}", flush=True))
     print("stopped; every request that was under way has been answered", flush=True)
     return 0
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UserError(f"--serve.host {host!r} is no address of this machine: {error.strerror}") from error
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise OSError(error.errno, f"{host}:{port}: {error.strerror}; give another --serve.port or --serve.host") from error
+    return bound
 
 
 def _check(args: Any) -> None:
