@@ -82,6 +82,8 @@ def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> N
     from ..data.files import write_whole
     from ..host.engine import context_length
     from ..prm.ensemble import checkpoints_of
+    from ..prm.kinds import AUTO, kind_of
+    from ..prm.remote import identity_of
     from ..rollout.digest import policy_digest, text_digest
 
     output = Path(args.search.output)
@@ -107,7 +109,9 @@ def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> N
     wanted = []
     for name, path, (beams, actions) in jobs:
         made_of = dict.fromkeys([path, *checkpoints_of(args.prm.name, path)]) if path else {}
-        entry = {"prm": name, "prm_digest": "+".join(map(policy_digest, made_of)), "beams": beams, "actions": actions, **identity}
+        remote = bool(path) and (kind_of(path) if args.prm.name == AUTO else args.prm.name) == "remote"
+        digest = identity_of(path) if remote else "+".join(map(policy_digest, made_of))
+        entry = {"prm": name, "prm_digest": digest, "beams": beams, "actions": actions, **identity}
         entry |= {"split": config.split, "first_task": config.first_task, "num_tasks": config.num_tasks}
         entry |= {} if path else {"random_scores": "one for each sample"}
         if not any(entry.items() <= ({"tie_margin": 0.0} | r).items() for r in results):
