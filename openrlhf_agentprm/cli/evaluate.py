@@ -48,7 +48,7 @@ def build_parser() -> Parser:
     add("--eval.mc_labels", default=None, help="sidecar of cli.label (mc_soft, mc_visits) for the same store: what turns are worth")
     add("--eval.mc_margin", type=margin, default=0.0, help="sibling actions whose Monte-Carlo values differ by no more are not compared")
     add("--prm.model_name_or_path", nargs="*", default=[], help="checkpoints, as PATH or NAME=PATH")
-    add("--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model (agentprm list reward-models)")
+    add("--prm.name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of reward model (auto: as the checkpoint says)")
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the backbone")
     add("--prm.max_tokens", type=int, default=16_384, help="padded tokens a scoring batch")
     add("--prm.device", default=None, help="device (cuda where there is one)")
@@ -159,7 +159,8 @@ def score(args: Any, prms: dict[str, str], grid: Any) -> dict[str, list[Any]]:
     found, problems = {}, []
     for name, path in prms.items():
         prm = load_reward_model(args.prm.name, path, dtype=args.prm.param_dtype, device=args.prm.device or _device())
-        found[name] = [q_K for q_K, _ in score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens)]
+        scores = score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens, names=[e.episode_id for e in grid.episodes])
+        found[name] = [q_K for q_K, _ in scores]
         problems += ev.score_problems(name, grid, found[name])
     if problems:
         raise UserError(problems)
@@ -171,6 +172,7 @@ def evaluate(args: Any) -> dict[str, Any]:
     from ..prm.comparison import beside_truth, compare
     from ..prm.ensemble import checkpoints_of
     from ..prm.evaluation import clean
+    from ..prm.kinds import check_reward_model
     from ..prm.vocabulary import check_vocabulary
 
     problems: list[str] = []
@@ -184,6 +186,7 @@ def evaluate(args: Any) -> dict[str, Any]:
     if grid is not None and grid.tasks:
         for path in prms.values():
             with collecting(problems):
+                check_reward_model(args.prm.name, path)
                 for checkpoint in checkpoints_of(args.prm.name, path):
                     with collecting(problems):
                         check_vocabulary(checkpoint, args.eval.dataset, grid.episodes)

@@ -15,6 +15,8 @@ COMMANDS = {
     "list": "environments, labels, losses, advantages, reward models, recipes, patches",
     "env": "check an environment",
     "episodes": "what was collected: stats, show, export",
+    "serve": "a process reward model's scores over HTTP",
+    "export": "a checkpoint for transformers and vLLM, with a model card",
     "report": "one self-contained HTML file of a run",
 }
 _MODULES = {
@@ -23,6 +25,7 @@ _MODULES = {
     "train_sft": "supervised warm start (deepspeed --module)",
     "label": "labels that need the whole store",
     "train_prm": "train a process reward model (deepspeed --module)",
+    "ensemble": "several process reward models as one",
     "train_ppo_ray": "PPO on Ray, the host's command line and ours",
     "evaluate": "what PRMs know, best-of-N",
     "search": "greedy by Q, beams",

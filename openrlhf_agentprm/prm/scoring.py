@@ -9,16 +9,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from ..core.advantages import previous_values
 from ..core.batches import ProcessScores
 from ..core.errors import UserError
-from ..core.registry import REWARD_MODELS
 from ..data.layout import Span, TurnPositions, turn_positions
-from .model import Record, load_prm, read_out
+from .model import OUTPUTS, Record, check_checkpoint, load_prm, read_out, read_out_on_call, start_from
+
+if TYPE_CHECKING:
+    from ..data.episode import Episode
+    from .dataset import Labels
+    from .objective import Objective
 
 
 @dataclass
@@ -28,16 +32,17 @@ class ScoreBatch:
     input_ids_BT: torch.Tensor
     attention_mask_BT: torch.Tensor
     positions: TurnPositions
+    names: Sequence[str] = ()  # of the episodes, for messages
 
 
-def make_batch(token_ids: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]]) -> ScoreBatch:
+def make_batch(token_ids: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]], names: Sequence[str] = ()) -> ScoreBatch:
     width = max(1, max((len(ids) for ids in token_ids), default=1))
     input_ids = torch.zeros(len(token_ids), width, dtype=torch.long)
     attention = torch.zeros(len(token_ids), width, dtype=torch.long)
     for row, ids in enumerate(token_ids):
         input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         attention[row, : len(ids)] = 1
-    return ScoreBatch(input_ids, attention, turn_positions(spans))
+    return ScoreBatch(input_ids, attention, turn_positions(spans), names)
 
 
 class RewardModel(Protocol):
@@ -51,10 +56,12 @@ def load_reward_model(name: str, path: str, **options: Any) -> RewardModel:
     """A registered reward model from its checkpoint.
 
     Args:
-        name: registry entry.
+        name: registry entry, or "auto": what the checkpoint says that it is.
         options: dtype, device, attn_implementation; those that the entry's `load` does not take are left out.
     """
-    load = REWARD_MODELS.load(name).load
+    from .kinds import load_kind
+
+    load = load_kind(name, path).load
     takes = inspect.signature(load).parameters
     every = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     return load(path, **{k: v for k, v in options.items() if every or k in takes})
@@ -76,6 +83,33 @@ class ScalarPRM:
     def load(cls, path: str, *, dtype: str = "fp32", attn_implementation: str = "sdpa", device: str | torch.device = "cpu") -> ScalarPRM:
         model = load_prm(path, dtype=dtype, attn_implementation=attn_implementation)
         return cls(model.to(device), Record.load(path))
+
+    check = staticmethod(check_checkpoint)
+    start = staticmethod(start_from)
+    on_call = staticmethod(read_out_on_call)
+
+    @staticmethod
+    def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> Objective:
+        from .objective import TurnRegression
+
+        return TurnRegression(train, args, labels)
+
+    @staticmethod
+    def problems(args: Any) -> list[str]:
+        found, start = [], args.model.model_name_or_path
+        if start and (before := Record.load(start)).method != "unknown" and before.output != OUTPUTS[args.loss.kind]:
+            found.append(f"--loss.kind {args.loss.kind} trains a {OUTPUTS[args.loss.kind]} output, but {start} has a {before.output} one")
+        if args.loss.value_coef <= 0 and (args.label.name == "td_qv" or args.label.values == "state"):
+            found.append(
+                f"--loss.value_coef {args.loss.value_coef:g} trains no V, which --label.name {args.label.name} with --label.values "
+                f"{args.label.values} reads"
+            )
+        return found
+
+    @staticmethod
+    def recorded(args: Any) -> dict[str, Any]:
+        trained = args.loss.value_coef > 0 and args.label.name != "outcome_last"
+        return {"values": args.label.values, "output": OUTPUTS[args.loss.kind], "value_trained": trained}
 
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:
@@ -102,16 +136,23 @@ def values_as_recorded(q_BK: torch.Tensor, v_BK: torch.Tensor, mask_BK: torch.Te
 
 
 def score_all(
-    prm: RewardModel, token_ids: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]], *, max_tokens: int = 16_384
+    prm: RewardModel,
+    token_ids: Sequence[Sequence[int]],
+    spans: Sequence[Sequence[Span]],
+    *,
+    max_tokens: int = 16_384,
+    names: Sequence[str] = (),
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(q_K, v_K) of each episode, batched by length so that little is padding.
 
     Args:
         max_tokens: padded tokens a batch.
+        names: of the episodes, for the messages of what fails.
     """
     result: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(token_ids)
     for rows in length_batches([len(ids) for ids in token_ids], max_tokens):
-        scores = prm.score(make_batch([token_ids[i] for i in rows], [spans[i] for i in rows]))
+        told = [names[i] for i in rows] if names else ()
+        scores = prm.score(make_batch([token_ids[i] for i in rows], [spans[i] for i in rows], told))
         for row, i in enumerate(rows):
             turns = len(spans[i])
             result[i] = (scores.q_BK[row, :turns].clone(), scores.v_BK[row, :turns].clone())

@@ -175,10 +175,12 @@ def commands() -> None:
 
 
 def labels() -> None:
-    """A million turns labelled by td_gae, scores given, and by mc_visits from a store on disk."""
+    """A million turns labelled by td_gae, scores given, and from a store on disk by mc_visits, rest_mcts and relabel."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from openrlhf_agentprm.annotate.relabel import relabel
+    from openrlhf_agentprm.annotate.rest import rest_mcts
     from openrlhf_agentprm.annotate.visits import mc_visits
     from openrlhf_agentprm.core.batches import LabelBatch
     from openrlhf_agentprm.core.labels import td_gae
@@ -217,8 +219,13 @@ def labels() -> None:
         figures = mc_visits.annotate(EpisodeStore(folder)).figures
         print(
             f"mc_visits: {figures['turns']:,} turns of {figures['states_and_actions']:,} states and actions in "
-            f"{time.perf_counter() - started:.1f} s (wanted under 10)"
+            f"{time.perf_counter() - started:.1f} s (wanted under 10)",
+            flush=True,
         )
+        for name, method in (("rest_mcts", rest_mcts), ("relabel", relabel)):
+            started = time.perf_counter()
+            rows = len(method.annotate(EpisodeStore(folder)).rows)
+            print(f"{name}: {rows:,} rows from {episodes * turns:,} turns in {time.perf_counter() - started:.1f} s", flush=True)
 
 
 def evaluation() -> None:

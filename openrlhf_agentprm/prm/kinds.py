@@ -1,0 +1,83 @@
+"""Kinds of reward models: which one a checkpoint is, and what a kind brings that `train_prm` can train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..core.errors import UserError
+from ..core.registry import REWARD_MODELS
+from ..data.episode import Episode
+from .dataset import Labels
+from .http import is_url
+from .model import Record, foreign_kind
+from .objective import Objective
+
+AUTO = "auto"
+"""`--prm.name` where nothing is said: what the checkpoint says that it is."""
+
+
+class Trainable(Protocol):
+    """A class of the registry `reward_models` that can be trained; beside `load` and `score` it has these, all static."""
+
+    def start(self, path: str, **options: Any) -> Any:
+        """The model to train, from a language model or an earlier checkpoint; options as in `prm.model.start_from`."""
+
+    def on_call(self, model: Any) -> None:
+        """Make `model(...)` answer what the objective asks of it, so that an engine around it runs it through its own `forward`."""
+
+    def objective(self, train: Sequence[Episode], args: Any, labels: Labels | None) -> Objective: ...
+
+    def problems(self, args: Any) -> list[str]:
+        """What is wrong with the flags of `train_prm`, before anything is read."""
+
+    def recorded(self, args: Any) -> dict[str, Any]:
+        """Fields of the checkpoint's `Record`: values, output, value_trained."""
+
+
+def kind_of(path: str) -> str:
+    """The registry's name of a checkpoint, by its record; of another maker's, by its class; of an address, `remote`."""
+    if is_url(path) or Path(path, "remote.json").is_file():
+        return "remote"
+    if Path(path, "ensemble.json").is_file():
+        return "ensemble"
+    record = Record.load(path)
+    return record.kind if record.method != "unknown" else foreign_kind(path) or record.kind
+
+
+def load_kind(name: str, path: str) -> Any:
+    """The class of a reward model, by name or, with `AUTO`, by its checkpoint."""
+    return REWARD_MODELS.load(kind_of(path) if name == AUTO else name)
+
+
+def check_reward_model(name: str, path: str, policy: str | None = None) -> None:
+    """Refuse, from files alone, a checkpoint that is not of its kind or does not speak the policy's tokens; kinds without `check` pass.
+
+    Raises:
+        UserError: names the checkpoint and the policy.
+    """
+    check = getattr(load_kind(name, path), "check", None)
+    if check is not None:
+        check(path, policy)
+
+
+def records_of(name: str, path: str) -> list[Record]:
+    """What a reward model tells of itself: a kind that has `describe(path)` by that, others by the checkpoints that they are made of."""
+    from .ensemble import checkpoints_of
+
+    describe = getattr(load_kind(name, path), "describe", None)
+    return [describe(path)] if describe is not None else [Record.load(folder) for folder in checkpoints_of(name, path)]
+
+
+def trainable(name: str) -> Any:
+    """A kind that `train_prm` can train.
+
+    Raises:
+        UserError: it cannot be trained.
+    """
+    kind = REWARD_MODELS.load(name)
+    if not hasattr(kind, "objective"):
+        able = [n for n in REWARD_MODELS.names() if hasattr(REWARD_MODELS.load(n), "objective")]
+        raise UserError(f"--prm.name {name} cannot be trained (those that can: {', '.join(able)})")
+    return kind
