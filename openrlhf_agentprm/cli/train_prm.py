@@ -56,7 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
             "of an episode above wrong ones (arXiv 2410.11287); pairs: preference pairs of --label.sidecar"
         ),
     )
-    loss.add_argument("--loss.beta", type=float, help="weight of the progress term (default: td_qv 0, else 1.0, as arXiv 2511.08325)")
+    loss.add_argument(
+        "--loss.beta", type=float, help="weight of the progress term (default: td_qv 0 but for two_head, else 1.0, as arXiv 2511.08325)"
+    )
     loss.add_argument("--loss.value_coef", type=float, default=1.0, help="weight of the value term at every state; 0 is the paper")
     loss.add_argument(
         "--loss.reduce", default="turns", choices=["turns", "episodes"], help="mean over turns, or over episodes of their means"
@@ -97,7 +99,7 @@ def fill_in(args: Any) -> None:
     if reads(args, "label.values"):
         args.label.values = args.label.values or ("state" if at_states else "previous_q")
     if reads(args, "loss.beta") and args.loss.beta is None:
-        args.loss.beta = 0.0 if at_states else 1.0
+        args.loss.beta = 0.0 if at_states and args.prm.name != "two_head" else 1.0  # a head for progress alone is trained by β alone
 
 
 def train(args: Any) -> None:

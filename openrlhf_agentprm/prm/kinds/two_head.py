@@ -78,6 +78,8 @@ class TwoHeadPRM(ScalarPRM):
         found = regression_problems(args)
         if args.label.name == "outcome_last":
             found.append("--label.name outcome_last labels one turn of an episode, so it trains no progress; --prm.name scalar takes it")
+        if args.loss.beta <= 0:
+            found.append(f"--loss.beta {args.loss.beta:g} trains no progress, which has a head of its own; give a number above 0")
         return found
 
     @staticmethod
@@ -86,8 +88,7 @@ class TwoHeadPRM(ScalarPRM):
 
     @staticmethod
     def recorded(args: Any) -> dict[str, Any]:
-        fields = regression_recorded(args)
-        return {**fields, "output": "linear", "value_trained": fields["value_trained"] and args.loss.beta > 0}
+        return {**regression_recorded(args), "output": "linear"}
 
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:
