@@ -148,7 +148,7 @@ def values_as_recorded(q_BK: torch.Tensor, v_BK: torch.Tensor, mask_BK: torch.Te
     """V(s_t) = Q of the turn before, with V(s_0) read at the end of the prompt ("previous_q") or 0 ("previous_q_from_0"); or V as read ("state")."""
     q_BK = torch.where(mask_BK, q_BK, 0.0)
     v_BK = torch.where(mask_BK, v_BK, 0.0)
-    if record.values != "state":
+    if record.values.startswith("previous_q"):
         first_B = v_BK[:, 0] if record.values == "previous_q" else torch.zeros_like(v_BK[:, 0])
         v_BK = previous_values(q_BK, first_B, mask_BK)
     return ProcessScores(q_BK, v_BK)
