@@ -57,8 +57,16 @@ def build_parser() -> argparse.ArgumentParser:
     loss.add_argument(
         "--loss.reduce", default="turns", choices=["turns", "episodes"], help="mean over turns, or over episodes of their means"
     )
+    _add_implicit_flags(parser)
     parser.add_argument("--eval.share", type=float, default=0.0, help="share of the tasks that is held out for evaluation after each epoch")
     return parser
+
+
+def _add_implicit_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("kind implicit").add_argument
+    add("--loss.implicit_beta", type=float, default=0.05, help="implicit: weight of the log-ratio (arXiv 2412.01981)")
+    add("--loss.implicit_reference", help="implicit: the reference model (default: the model that training starts from)")
+    add("--loss.implicit_output", default="sigmoid", choices=["sigmoid", "linear"], help="implicit: Q is a probability, or the log-ratio")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -179,11 +187,12 @@ def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], 
     trainer = PRMTrainer(strategy, model, tokenizer, kind.objective(episodes, args, data.labels), held_out, args)
     trainer.fit()
     label = {k: v for k, v in vars(args.label).items() if k not in ("name", "values")}
+    about = {"method": args.label.name, **kind.recorded(args)}
+    own = about.pop("options", {})
     record = Record(
         kind=args.prm.name,
-        method=args.label.name,
-        **kind.recorded(args),
-        options={**label, **vars(args.loss), "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed},
+        **about,
+        options={**label, **vars(args.loss), "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed, **own},
         data={"dataset": args.data.dataset, **summary},
     )
     trainer.save(args.ckpt.output_dir, record)

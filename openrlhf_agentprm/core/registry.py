@@ -107,5 +107,6 @@ ADVANTAGES = Registry(
 REWARD_MODELS = Registry(
     "reward model",
     f"{_HERE}.reward_models",
-    {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"},
+    {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"}
+    | {"implicit": f"{_HERE}.prm.implicit:ImplicitPRM"},
 )

@@ -32,7 +32,7 @@ class Trainable(Protocol):
         """What is wrong with the flags of `train_prm`, before anything is read."""
 
     def recorded(self, args: Any) -> dict[str, Any]:
-        """Fields of the checkpoint's `Record`: values, output, value_trained."""
+        """Fields of the checkpoint's `Record`: values, output, value_trained; method where it is no label's, and further options."""
 
 
 def kind_of(path: str) -> str:
