@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--loss.reduce", default="turns", choices=["turns", "episodes"], help="mean over turns, or over episodes of their means"
     )
     _add_implicit_flags(parser)
+    _add_inverse_flags(parser)
     parser.add_argument("--eval.share", type=float, default=0.0, help="share of the tasks that is held out for evaluation after each epoch")
     return parser
 
@@ -67,6 +68,18 @@ def _add_implicit_flags(parser: argparse.ArgumentParser) -> None:
     add("--loss.implicit_beta", type=float, default=0.05, help="implicit: weight of the log-ratio (arXiv 2412.01981)")
     add("--loss.implicit_reference", help="implicit: the reference model (default: the model that training starts from)")
     add("--loss.implicit_output", default="sigmoid", choices=["sigmoid", "linear"], help="implicit: Q is a probability, or the log-ratio")
+
+
+def _add_inverse_flags(parser: argparse.ArgumentParser) -> None:
+    from ..prm.inverse import NEXT
+
+    add = parser.add_argument_group("kind inverse").add_argument
+    add("--data.expert_dataset", help="inverse: stores of experts' episodes, divided by commas; --data.dataset holds those of past policies")
+    add("--data.next_actions", help="inverse: folders of cli.label --label.name next_actions, divided by commas")
+    add("--loss.inverse_gamma", type=float, default=1.0, help="inverse: discount a turn (not stated in arXiv 2502.10325)")
+    add("--loss.inverse_next", default="full", choices=NEXT, help="inverse: gradient of the next action's Q: through it, stopped, or a target's")
+    add("--loss.target_every", type=int, default=100, help="inverse: optimizer steps between refreshes of the target network")
+    add("--loss.inverse_own_enable", action="store_true", help="inverse: an episode's own next action where none was sampled")
 
 
 def main(argv: Sequence[str]) -> int:

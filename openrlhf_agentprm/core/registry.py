@@ -108,5 +108,5 @@ REWARD_MODELS = Registry(
     "reward model",
     f"{_HERE}.reward_models",
     {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"}
-    | {"implicit": f"{_HERE}.prm.implicit:ImplicitPRM"},
+    | {"implicit": f"{_HERE}.prm.implicit:ImplicitPRM", "inverse": f"{_HERE}.prm.inverse:InversePRM"},
 )

@@ -149,7 +149,9 @@ def test_it_learns_from_outcomes_alone_and_the_reference_is_asked_once(bpe_polic
     halves = [objective.batch(range(8)), objective.batch(range(8, 16))]
     counts = sum(objective.counts(h) for h in halves)
     whole = float(objective.loss(model, part, counts)[0].detach())
-    assert sum(float(objective.loss(model, h, counts)[0].detach()) for h in halves) == pytest.approx(whole) == pytest.approx(0.6931, abs=1e-3)
+    assert (
+        sum(float(objective.loss(model, h, counts)[0].detach()) for h in halves) == pytest.approx(whole) == pytest.approx(0.6931, abs=1e-3)
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(30):
         loss, figures = objective.loss(model, part, counts)
