@@ -14,7 +14,7 @@ from openrlhf_agentprm.core.registry import LABELS, REWARD_MODELS
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = sorted(e.name for e in LABELS.entries() if e.distribution == "openrlhf-agentprm")
-NOT_OPTIONS = {"batch", "store", "complete"}
+NOT_OPTIONS = {"batch", "store", "complete", "act"}
 COMMANDS = [
     line
     for page in sorted(DOCS.rglob("*.md"))

@@ -74,10 +74,17 @@ def _add_inverse_flags(parser: argparse.ArgumentParser) -> None:
     from ..prm.inverse import NEXT
 
     add = parser.add_argument_group("kind inverse").add_argument
-    add("--data.expert_dataset", help="inverse: stores of experts' episodes, divided by commas; --data.dataset holds those of past policies")
+    add(
+        "--data.expert_dataset", help="inverse: stores of experts' episodes, divided by commas; --data.dataset holds those of past policies"
+    )
     add("--data.next_actions", help="inverse: folders of cli.label --label.name next_actions, divided by commas")
     add("--loss.inverse_gamma", type=float, default=1.0, help="inverse: discount a turn (not stated in arXiv 2502.10325)")
-    add("--loss.inverse_next", default="full", choices=NEXT, help="inverse: gradient of the next action's Q: through it, stopped, or a target's")
+    add(
+        "--loss.inverse_next",
+        default="full",
+        choices=NEXT,
+        help="inverse: gradient of the next action's Q: through it, stopped, or a target's",
+    )
     add("--loss.target_every", type=int, default=100, help="inverse: optimizer steps between refreshes of the target network")
     add("--loss.inverse_own_enable", action="store_true", help="inverse: an episode's own next action where none was sampled")
 
