@@ -154,6 +154,7 @@ class _Session:
         from tqdm import tqdm
 
         from ..host.cpu import has_cuda
+        from ..host.reasoning import vllm_reasoner
         from ..prm.evaluation import clean, with_interval
         from ..prm.scoring import load_reward_model
         from ..rollout.engine import Sampling
@@ -162,7 +163,7 @@ class _Session:
 
         device = "cuda" if has_cuda() else "cpu"
         scorer = (
-            prm_scorer(load_reward_model(self.args.prm.name, path, dtype=self.args.prm.param_dtype, device=device))
+            prm_scorer(load_reward_model(self.args.prm.name, path, dtype=self.args.prm.param_dtype, device=device, reasoner=vllm_reasoner))
             if path
             else random_scorer(self.args.search.seed)
         )

@@ -109,5 +109,6 @@ REWARD_MODELS = Registry(
     "reward model",
     f"{_HERE}.reward_models",
     {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"}
-    | {"implicit": f"{_HERE}.prm.implicit:ImplicitPRM", "inverse": f"{_HERE}.prm.inverse:InversePRM"},
+    | {"implicit": f"{_HERE}.prm.implicit:ImplicitPRM", "inverse": f"{_HERE}.prm.inverse:InversePRM"}
+    | {"generative": f"{_HERE}.prm.generative:GenerativePRM"},
 )

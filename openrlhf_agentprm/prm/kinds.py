@@ -37,7 +37,8 @@ class Trainable(Protocol):
 
 def kind_of(path: str) -> str:
     """The registry's name of a checkpoint."""
-    return "ensemble" if Path(path, "ensemble.json").is_file() else Record.load(path).kind
+    by_file = next((kind for kind in ("ensemble", "generative") if Path(path, f"{kind}.json").is_file()), None)
+    return by_file or Record.load(path).kind
 
 
 def load_kind(name: str, path: str) -> Any:

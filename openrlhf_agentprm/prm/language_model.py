@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -103,3 +103,16 @@ def action_logprobs_on_call(model: Any) -> None:
         return action_logprobs(model, ids_BT, mask_BT, turn_ids_BT)
 
     model.forward = forward
+
+
+@torch.no_grad()
+def next_token_logits(model: Any, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+    """(N, vocabulary) float32 on the CPU: the logits behind each sequence, from one padded pass."""
+    device = next(model.parameters()).device
+    lengths = torch.tensor([len(s) for s in sequences])
+    ids_NT = torch.nn.utils.rnn.pad_sequence([torch.tensor(list(s)) for s in sequences], batch_first=True)
+    mask_NT = (torch.arange(ids_NT.shape[1]) < lengths[:, None]).long()
+    backbone = getattr(model, model.base_model_prefix)
+    hidden = backbone(input_ids=ids_NT.to(device), attention_mask=mask_NT.to(device), use_cache=False).last_hidden_state
+    last_NH = hidden[torch.arange(len(lengths), device=device), (lengths - 1).to(device)]
+    return model.get_output_embeddings()(last_NH).float().cpu()
