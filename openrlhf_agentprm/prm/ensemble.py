@@ -18,7 +18,7 @@ from .scoring import ScalarPRM, ScoreBatch
 from .vocabulary import check_same_vocabulary
 
 COMBINE = ("mean", "min", "lcb")
-_FILE = "ensemble.json"
+FILE = "ensemble.json"
 
 
 class EnsemblePRM:
@@ -48,20 +48,23 @@ class EnsemblePRM:
         Raises:
             UserError: all that is wrong with the file, or members of unlike tokenizers or outputs.
         """
-        about = _read(Path(path) / _FILE)
+        about = _read(Path(path) / FILE)
+        cls.check(path)
         folders = checkpoints_of("ensemble", path)
-        for other in folders[1:]:
-            check_same_vocabulary(other, folders[0])
-        kinds = {folder: f"{record.output}, {record.values}" for folder in folders for record in [Record.load(folder)]}
-        if len(set(kinds.values())) > 1:
-            raise UserError(f"the members of {path} have unlike outputs or values: {kinds}; their scores do not mean the same")
         members = [ScalarPRM.load(f, dtype=dtype, attn_implementation=attn_implementation, device=device) for f in folders]
         return cls(members, about["combine"], about["kappa"])
 
     @staticmethod
     def check(path: str, policy: str | None = None) -> None:
-        for member in checkpoints_of("ensemble", path):
-            check_checkpoint(member, policy)
+        """Members are PRMs of one tokenizer, the policy's if one is given, and of like outputs."""
+        folders = checkpoints_of("ensemble", path)
+        for folder in folders:
+            check_checkpoint(folder, policy)
+        for other in folders[1:]:
+            check_same_vocabulary(other, folders[0])
+        kinds = {folder: f"{record.output}, {record.values}" for folder in folders for record in [Record.load(folder)]}
+        if len(set(kinds.values())) > 1:
+            raise UserError(f"the members of {path} have unlike outputs or values: {kinds}; their scores do not mean the same")
 
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:
@@ -85,7 +88,7 @@ def checkpoints_of(name: str, path: str) -> list[str]:
     """
     name = kind_of(path) if name == AUTO else name
     if name == "ensemble":
-        return [str((Path(path) / member).resolve()) for member in _read(Path(path) / _FILE)["members"]]
+        return [str((Path(path) / member).resolve()) for member in _read(Path(path) / FILE)["members"]]
     target = next((e for e in REWARD_MODELS.entries() if e.name == name), None)
     return [path] if target is not None and target.distribution == "openrlhf-agentprm" else []
 

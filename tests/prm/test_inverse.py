@@ -9,6 +9,7 @@ from test_scoring import SPANS, episodes
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
 from openrlhf_agentprm.data.next_actions import NextActions, read_next_actions
+from openrlhf_agentprm.data.sidecar import Sidecar, table_of
 from openrlhf_agentprm.data.store import EpisodeWriter
 from openrlhf_agentprm.prm.branches import branch_batch, check_branches, read_places
 from openrlhf_agentprm.prm.inverse import InverseObjective, InversePRM
@@ -218,8 +219,8 @@ def test_what_does_not_go_together_is_told(bpe_policy, data, tmp_path):
     NextActions({}).save(tmp_path / "other", {"method": "next_actions", "policy_digest": "another"})
     with pytest.raises(UserError, match="from 2 policies"):
         read_next_actions([str(data.next), str(tmp_path / "other")])
-    NextActions({}).save(tmp_path / "labels", {"method": "mc_visits"})
-    with pytest.raises(UserError, match="holds labels by mc_visits"):
+    Sidecar(table_of([], [], [], [], [])).save(tmp_path / "labels", {"method": "mc_visits"})
+    with pytest.raises(UserError, match="holds targets of turns, where sampled actions are wanted"):
         read_next_actions([str(tmp_path / "labels")])
     with pytest.raises(UserError, match="no finished labels"):
         read_next_actions([str(tmp_path)])
