@@ -112,5 +112,7 @@ REWARD_MODELS = Registry(
     f"{_HERE}.reward_models",
     {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"}
     | {"implicit": f"{_HERE}.prm.implicit:ImplicitPRM", "inverse": f"{_HERE}.prm.inverse:InversePRM"}
-    | {"generative": f"{_HERE}.prm.generative:GenerativePRM"},
+    | {"generative": f"{_HERE}.prm.generative:GenerativePRM"}
+    | {"remote": f"{_HERE}.prm.remote:RemotePRM"}
+    | {"trl": f"{_HERE}.prm.foreign:TRLPRM", "qwen_math_prm": f"{_HERE}.prm.foreign:QwenMathPRM"},
 )
