@@ -76,7 +76,10 @@ def check_branches(config: Any, attn_implementation: str) -> list[str]:
     found = []
     if attn_implementation not in ("sdpa", "eager"):
         found.append(f"--ds.attn_implementation {attn_implementation} takes no branches behind a prefix; take sdpa")
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or []) - {"full_attention"}
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or []) - {"full_attention"}
+    if not kinds and getattr(text, "sliding_window", None) is not None and getattr(text, "use_sliding_window", True):
+        kinds = {"sliding_attention"}
     if kinds:
         found.append(f"the model has layers of {', '.join(sorted(kinds))}, which take no branches behind a prefix")
     return found

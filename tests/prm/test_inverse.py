@@ -71,6 +71,8 @@ def test_attention_that_takes_no_branches_is_refused(bpe_policy):
     assert "take sdpa" in check_branches(config, "flash_attention_2")[0]
     config.layer_types = ["sliding_attention", "full_attention"]
     assert "sliding_attention" in check_branches(config, "sdpa")[0]
+    config.layer_types, config.sliding_window, config.use_sliding_window = None, 8, True
+    assert "sliding_attention" in check_branches(config, "sdpa")[0]
 
 
 def played(number, policy, third):
