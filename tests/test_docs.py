@@ -17,7 +17,7 @@ from openrlhf_agentprm.prm.model import OUTPUTS
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = sorted(e.name for e in LABELS.entries() if e.distribution == "openrlhf-agentprm")
-NOT_OPTIONS = {"batch", "store", "complete"}
+NOT_OPTIONS = {"batch", "store", "complete", "act"}
 TOOLS = ("export", "run", "serve")
 COMMANDS = [
     line

@@ -152,13 +152,15 @@ def score(args: Any, prms: dict[str, str], grid: Any) -> dict[str, list[Any]]:
         UserError: scores that are no numbers, of all PRMs.
     """
     from ..data.layout import spans_of
+    from ..host.reasoning import vllm_reasoner
     from ..prm import evaluation as ev
     from ..prm.scoring import load_reward_model, score_all
 
     tokens, spans = [e.token_ids for e in grid.episodes], [spans_of(e) for e in grid.episodes]
     found, problems = {}, []
     for name, path in prms.items():
-        prm = load_reward_model(args.prm.name, path, dtype=args.prm.param_dtype, device=args.prm.device or _device())
+        device = args.prm.device or _device()
+        prm = load_reward_model(args.prm.name, path, dtype=args.prm.param_dtype, device=device, reasoner=vllm_reasoner)
         scores = score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens, names=[e.episode_id for e in grid.episodes])
         found[name] = [q_K for q_K, _ in scores]
         problems += ev.score_problems(name, grid, found[name])

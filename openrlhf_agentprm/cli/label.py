@@ -13,6 +13,7 @@ from ..core.errors import UserError
 from ..core.registry import LABELS
 from ..rollout.config import add_play_flags, json_object, non_negative_int
 from .boundary import run_command
+from .label_actions import actor
 
 _OF_COMPLETIONS = ("policy.", "completions.", "vllm.", "env.")
 
@@ -65,13 +66,15 @@ def main(argv: Sequence[str]) -> int:
     problems = unknown_options("--label.options", args.label.options, method.annotate)
     if "complete" in args.label.options:
         problems.append("--label.options has the key 'complete', which the flags of completions give")
+    if "act" in args.label.options:
+        problems.append("--label.options has the key 'act', which the flags of the policy give")
     problems += [
         f"--label.output {args.label.output} is the folder that --label.options gives as {name!r}; write the new labels elsewhere"
         for name, value in args.label.options.items()
         if isinstance(value, str) and Path(value).resolve() == Path(args.label.output).resolve()
     ]
-    completes = "complete" in inspect.signature(method.annotate).parameters
-    if not completes:
+    completes, acts = (name in inspect.signature(method.annotate).parameters for name in ("complete", "act"))
+    if not (completes or acts):
         unread = [name for name, value in vars(flags).items() if name.startswith(_OF_COMPLETIONS) and value != parser.get_default(name)]
         problems += [f"--{name} is given, but --label.name {args.label.name} plays no completions" for name in unread]
     if problems:
@@ -82,6 +85,9 @@ def main(argv: Sequence[str]) -> int:
     if completes:
         given["complete"] = _completer(args, store)
         about["completions"] = {**given["complete"].who, "store": str(given["complete"].folder)}
+    if acts:
+        given["act"] = actor(args, _common(store, args))
+        about |= given["act"].who
     began = time.monotonic()
     sidecar = method.annotate(store, **given)
     sidecar.cost["seconds"] = round(time.monotonic() - began, 3)

@@ -76,8 +76,36 @@ def build_parser() -> argparse.ArgumentParser:
     kind.add_argument("--prm.kappa", type=float, default=1.0, help="heads: standard deviations below the mean (lcb)")
     kind.add_argument("--prm.bootstrap_disable", action="store_true", help="heads: train every head on all episodes")
     kind.add_argument("--prm.compressed_copies", type=int, default=1, help="hierarchical: copies of an episode with a span compressed")
+    _add_implicit_flags(parser)
+    _add_inverse_flags(parser)
     parser.add_argument("--eval.share", type=float, default=0.0, help="share of the tasks that is held out for evaluation after each epoch")
     return parser
+
+
+def _add_implicit_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("kind implicit").add_argument
+    add("--loss.implicit_beta", type=float, default=0.05, help="implicit: weight of the log-ratio (arXiv 2412.01981)")
+    add("--loss.implicit_reference", help="implicit: the reference model (default: the model that training starts from)")
+    add("--loss.implicit_output", default="sigmoid", choices=["sigmoid", "linear"], help="implicit: Q is a probability, or the log-ratio")
+
+
+def _add_inverse_flags(parser: argparse.ArgumentParser) -> None:
+    from ..prm.inverse import NEXT
+
+    add = parser.add_argument_group("kind inverse").add_argument
+    add(
+        "--data.expert_dataset", help="inverse: stores of experts' episodes, divided by commas; --data.dataset holds those of past policies"
+    )
+    add("--data.next_actions", help="inverse: folders of cli.label --label.name next_actions, divided by commas")
+    add("--loss.inverse_gamma", type=float, default=1.0, help="inverse: discount a turn (not stated in arXiv 2502.10325)")
+    add(
+        "--loss.inverse_next",
+        default="full",
+        choices=NEXT,
+        help="inverse: gradient of the next action's Q: through it, stopped, or a target's",
+    )
+    add("--loss.target_every", type=int, default=100, help="inverse: optimizer steps between refreshes of the target network")
+    add("--loss.inverse_own_enable", action="store_true", help="inverse: an episode's own next action where none was sampled")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -109,6 +137,7 @@ def train(args: Any) -> None:
     from ..host.activate import activate
     from ..host.cpu import prepare_environment
     from ..host.launch import stand_alone
+    from ..host.prm_strategy import set_up
     from ..prm.dataset import attach_labels, load_data, shuffle_outcomes, split_by_task
     from ..prm.kinds import trainable
     from ..prm.vocabulary import check_vocabulary
@@ -133,12 +162,13 @@ def train(args: Any) -> None:
         held_out = load_data(args.eval.dataset.split(","), max_len=args.data.max_len).episodes
     check_vocabulary(args.model.model_name_or_path, args.data.dataset, episodes)
     tokenizer = load_tokenizer(args.model.model_name_or_path)
+    strategy = set_up(args)  # each process has its device from here on
     objective = trainable(args.prm.name).objective(episodes, args, data.labels)
     if len(objective.lengths) < args.train.batch_size:
         of = "" if len(objective.lengths) == len(episodes) else f", of {len(episodes)} episodes,"
         items = "episodes" if not of else "items"
         raise UserError(f"{len(objective.lengths)} {items}{of} do not fill one batch of --train.batch_size {args.train.batch_size}")
-    _train(args, tokenizer, objective, held_out, data)
+    _train(args, strategy, tokenizer, objective, held_out, data)
 
 
 def _problems(args: Any) -> list[str]:
@@ -213,26 +243,26 @@ def _unsupported(args: Any) -> list[str]:
     return found + [f"{name} is not supported in PRM training" for name, value in on.items() if value]
 
 
-def _train(args: Any, tokenizer: Any, objective: Any, held_out: list[Any], data: PRMData) -> None:
-    from ..host.prm_strategy import prepare_model, set_up
+def _train(args: Any, strategy: Any, tokenizer: Any, objective: Any, held_out: list[Any], data: PRMData) -> None:
+    from ..host.prm_strategy import prepare_model
     from ..host.prm_trainer import PRMTrainer
     from ..prm.kinds import flags, reads, trainable
     from ..prm.model import Record
 
     kind = trainable(args.prm.name)
-    strategy = set_up(args)
     summary = data.summary()
     strategy.print(f"{summary}")
     model = prepare_model(args, strategy, kind)
     trainer = PRMTrainer(strategy, model, tokenizer, objective, held_out, args)
     trainer.fit()
     recorded = ("prm.name", "label.name", "label.values")
-    options = {name.partition(".")[2]: value for name, value in flags(args) if reads(args, name) and name not in recorded}
+    options = {name.rpartition(".")[2]: value for name, value in flags(args) if reads(args, name) and name not in recorded}
+    about = {"method": args.label.name or "outcome", **kind.recorded(args)}
+    own = about.pop("options", {})
     record = Record(
         kind=args.prm.name,
-        method=args.label.name or "outcome",
-        **kind.recorded(args),
-        options={**options, "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed},
+        **about,
+        options={**options, "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed, **own},
         data={"dataset": args.data.dataset, **summary},
     )
     trainer.save(args.ckpt.output_dir, record)

@@ -99,7 +99,8 @@ LABELS = Registry(
     | {name: f"{_HERE}.annotate.visits:{name}" for name in ("mc_visits", "qlass")}
     | {name: f"{_HERE}.annotate.montecarlo:{name}" for name in ("mc_soft", "mc_hard", "er", "rpe", "shaped")}
     | {name: f"{_HERE}.annotate.judged:{name}" for name in ("autopsv", "consensus")}
-    | {name: f"{_HERE}.annotate.{module}:{name}" for name, module in (("omega", "omega"), ("rest_mcts", "rest"), ("relabel", "relabel"))},
+    | {name: f"{_HERE}.annotate.{module}:{name}" for name, module in (("omega", "omega"), ("rest_mcts", "rest"), ("relabel", "relabel"))}
+    | {"next_actions": f"{_HERE}.annotate.next_actions:next_actions"},
 )
 ADVANTAGES = Registry(
     "advantage estimator",
@@ -117,6 +118,9 @@ REWARD_MODELS = Registry(
         "hierarchical": f"{_HERE}.prm.kinds.hierarchical:HierarchicalPRM",
         "heads": f"{_HERE}.prm.kinds.heads:HeadsPRM",
         "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM",
+        "implicit": f"{_HERE}.prm.implicit:ImplicitPRM",
+        "inverse": f"{_HERE}.prm.inverse:InversePRM",
+        "generative": f"{_HERE}.prm.generative:GenerativePRM",
         "remote": f"{_HERE}.prm.remote:RemotePRM",
         "trl": f"{_HERE}.prm.foreign:TRLPRM",
         "qwen_math_prm": f"{_HERE}.prm.foreign:QwenMathPRM",

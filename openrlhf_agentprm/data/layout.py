@@ -63,6 +63,19 @@ def turn_positions(spans: Sequence[Sequence[Span]]) -> TurnPositions:
     return TurnPositions(q_BK, v_BK, mask_BK)
 
 
+def turn_ids(positions: TurnPositions, length: int) -> torch.Tensor:
+    """(B, T) int64 over predicting positions: the turn that a position predicts a token of, −1 where none.
+
+    >>> turn_ids(turn_positions([[(2, 4), (4, 5)]]), 6)
+    tensor([[-1,  0,  0,  1, -1, -1]])
+    """
+    kept_BK = positions.mask_BK.long()
+    zeros_BT = torch.zeros(kept_BK.shape[0], length, dtype=torch.long, device=kept_BK.device)
+    begun_BT = zeros_BT.scatter_add(1, positions.v_BK, kept_BK).cumsum(1)
+    ended_BT = zeros_BT.scatter_add(1, positions.q_BK, kept_BK).cumsum(1)
+    return torch.where(begun_BT > ended_BT, begun_BT - 1, -1)
+
+
 def spans_from_turn_numbers(numbers_BT: torch.Tensor) -> list[list[Span]]:
     """Invert `turn_numbers` for a batch over predicting positions: the token spans of every turn.
 

@@ -20,8 +20,8 @@ SCHEMA = pa.schema(
 )
 _ABOUT = "labels.json"
 _KIND = "targets"  # a target for each turn; of an older folder, which does not say its kind, too
-_FILES = {"targets": "labels.parquet", "pairs": "pairs.parquet"}
-_NAMES = {"targets": "targets of turns", "pairs": "preference pairs"}
+_FILES = {"targets": "labels.parquet", "pairs": "pairs.parquet", "next_actions": "next_actions.parquet"}
+_NAMES = {"targets": "targets of turns", "pairs": "preference pairs", "next_actions": "sampled actions"}
 
 
 @dataclass

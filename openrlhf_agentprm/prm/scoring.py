@@ -59,7 +59,8 @@ def load_reward_model(name: str, path: str, **options: Any) -> RewardModel:
 
     Args:
         name: registry entry, or "auto": what the checkpoint says that it is.
-        options: dtype, device, attn_implementation; those that the entry's `load` does not take are left out.
+        options: dtype, device, attn_implementation, reasoner (makes the engine of those that generate); what the entry's `load` does not take
+            is left out.
     """
     from .kinds import load_kind
 

@@ -38,7 +38,7 @@ class Trainable(Protocol):
         """What is wrong with the flags of `train_prm`, before anything is read."""
 
     def recorded(self, args: Any) -> dict[str, Any]:
-        """Fields of the checkpoint's `Record`: values, output, value_trained, scale."""
+        """Fields of the checkpoint's `Record`: values, output, value_trained, scale; method where it is no label's, and further options."""
 
     def reads(self, args: Any) -> Collection[str]:
         """Optional: the flags of the groups label, loss and prm that it reads, as patterns ("label.*"). The others are refused where they are
@@ -52,8 +52,8 @@ def kind_of(path: str) -> str:
     """The registry's name of a checkpoint, by its record; of another maker's, by its class; of an address, `remote`."""
     if is_url(path) or Path(path, "remote.json").is_file():
         return "remote"
-    if Path(path, "ensemble.json").is_file():
-        return "ensemble"
+    if by_file := next((kind for kind in ("ensemble", "generative") if Path(path, f"{kind}.json").is_file()), None):
+        return by_file
     record = Record.load(path)
     return record.kind if record.method != "unknown" else foreign_kind(path) or record.kind
 
@@ -106,7 +106,9 @@ def reads(args: Any, flag: str) -> bool:
 
 
 def flags(args: Any) -> Iterator[tuple[str, Any]]:
-    """(name, value) of every flag of the groups that kinds read."""
+    """(name, value) of every flag that is some kind's."""
     for group in ("label", "loss", "prm"):
         for name, value in vars(getattr(args, group)).items():
             yield f"{group}.{name}", value
+    for name in ("expert_dataset", "next_actions"):
+        yield f"data.{name}", getattr(args.data, name)

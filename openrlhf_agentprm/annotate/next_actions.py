@@ -1,0 +1,129 @@
+"""What a policy would do at every state of a store: actions sampled through the engine alone, no environment is played."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import UserError
+from ..data.journal import Journal, rows_of
+from ..data.next_actions import NextActions
+from ..data.store import EpisodeStore
+from ..rollout.engine import Engine, Sampling
+
+Key = tuple[str, int, int]
+"""Episode, turn and sample."""
+_UNDER_WAY = 1024
+
+
+class next_actions:
+    """Registry entry `next_actions`, offline: a' ~ π(· | s_t) at every state s_t (for InversePRM, arXiv 2502.10325; no labels)."""
+
+    @staticmethod
+    def annotate(store: EpisodeStore, *, act: Actor, samples: int = 1) -> NextActions:
+        """
+        Args:
+            act: the policy.
+            samples: actions a state.
+        """
+        if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+            raise UserError(f"next_actions: samples is {samples!r}; wanted a whole number from 1")
+        found = act(store, samples)
+        states = sum(len(turns) for turns in found.values())
+        return NextActions(found, act.cost, {"episodes": len(found), "states": states, "actions": states * samples})
+
+
+class Actor:
+    """A policy that is asked for actions, and a journal of its answers from which the same command goes on.
+
+    Args:
+        folder: of the journal; answers of another policy, temperature or seed are kept apart from these.
+        engine: makes an engine, for a seed of its sampler.
+        who: policy, policy_digest, sampling and seed.
+        sampling: of actions.
+        max_len: context in tokens.
+        max_tokens_per_turn: cap of tokens for one action (what the context leaves).
+        stop_token_ids: tokens that end an action.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        engine: Callable[[int], Engine],
+        who: dict[str, Any],
+        sampling: Sampling,
+        *,
+        max_len: int,
+        max_tokens_per_turn: int | None,
+        stop_token_ids: Sequence[int],
+    ) -> None:
+        self.engine = engine
+        self.who = who
+        self.sampling = sampling
+        self.max_len = max_len
+        self.max_tokens_per_turn = max_tokens_per_turn
+        self.stop_token_ids = list(stop_token_ids)
+        name = hashlib.sha256(json.dumps(who, sort_keys=True).encode()).hexdigest()[:12]
+        self.journal = Path(folder) / f"sampled-{name}.jsonl"
+        self.cost: dict[str, float] = {}
+
+    def __call__(self, store: EpisodeStore, samples: int) -> dict[str, list[list[list[int]]]]:
+        """By episode and turn, the token ids of so many actions; episodes without an outcome are passed over.
+
+        Raises:
+            UserError: another process samples into the folder.
+        """
+        episodes = [e for e in store.episodes() if e.status.has_outcome]
+        wanted = {
+            (e.episode_id, k, n): e.token_ids[: t.action_start] for e in episodes for k, t in enumerate(e.turns) for n in range(samples)
+        }
+        self.journal.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            journal = Journal(self.journal)
+        except BlockingIOError as error:
+            raise UserError(f"another process writes to {self.journal}; let it end, or give another --label.output") from error
+        try:
+            known = {key: tokens for key, tokens in self._known() if key in wanted}
+            began = time.monotonic()
+            for key, tokens in self._sample({key: prompt for key, prompt in wanted.items() if key not in known}):
+                journal.append({"key": list(key), "token_ids": tokens, "seconds": round(time.monotonic() - began, 3)})
+                began = time.monotonic()
+                known[key] = tokens
+            seconds = sum(row["seconds"] for row in rows_of(self.journal))
+        finally:
+            journal.close(remove=False)
+        self.cost = {"sampled_tokens": sum(map(len, known.values())), "environment_steps": 0, "sampling_seconds": round(seconds, 3)}
+        return {e.episode_id: [[known[e.episode_id, k, n] for n in range(samples)] for k in range(len(e.turns))] for e in episodes}
+
+    def _known(self) -> Iterator[tuple[Key, list[int]]]:
+        for row in rows_of(self.journal):
+            episode, turn, sample = row["key"]
+            yield (episode, turn, sample), row["token_ids"]
+
+    def _sample(self, missing: dict[Key, list[int]]) -> Iterator[tuple[Key, list[int]]]:
+        from tqdm import tqdm
+
+        if not missing:
+            return
+        keys = list(missing)
+        seed = int.from_bytes(hashlib.sha256(f"{self.who['seed']}:{keys[0]}".encode()).digest()[:4], "little") >> 1
+        engine, next_key = self.engine(seed), 0
+        bar = tqdm(total=len(keys), desc="next actions", unit="action", mininterval=1.0)
+        try:
+            while next_key < len(keys) or engine.unfinished:
+                while next_key < len(keys) and engine.unfinished < _UNDER_WAY:
+                    prompt = missing[keys[next_key]]
+                    room = self.max_len - len(prompt)
+                    budget = room if self.max_tokens_per_turn is None else min(room, self.max_tokens_per_turn)
+                    engine.submit(str(next_key), prompt, self.sampling, budget, self.stop_token_ids)
+                    next_key += 1
+                for done in engine.step():
+                    bar.update()
+                    yield keys[int(done.request_id)], list(done.token_ids)
+        finally:
+            bar.close()
+            engine.close()
