@@ -176,7 +176,9 @@ def micro_batches(batch: Sequence[int], size: int) -> Iterator[list[int]]:
         yield list(batch[start : start + size])
 
 
-def micro_batches_of_tokens(shares: Sequence[Sequence[int]], lengths: Sequence[int], max_tokens: int, packed: bool) -> list[list[list[int]]]:
+def micro_batches_of_tokens(
+    shares: Sequence[Sequence[int]], lengths: Sequence[int], max_tokens: int, packed: bool
+) -> list[list[list[int]]]:
     """Micro-batches of at most `max_tokens` tokens for each rank's share of a batch, the same number for all, since a pass may be a collective.
 
     Args:

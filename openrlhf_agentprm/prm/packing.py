@@ -38,9 +38,7 @@ def enable_packing(model: Any) -> None:
     model.packs_rows = True
 
 
-def packed_hidden(
-    backbone: Any, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, places_BK: torch.Tensor
-) -> torch.Tensor:
+def packed_hidden(backbone: Any, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, places_BK: torch.Tensor) -> torch.Tensor:
     """Hidden states (B, K, H) at places of each episode, from one row (1, N) of all episodes whose position ids begin anew at each."""
     kept_BT = attention_mask_BT.bool()
     lengths_B = kept_BT.sum(1)
