@@ -44,12 +44,12 @@ class BestWeights:
             UserError: the figure does not exist on these episodes.
         """
         row = history[-1]
-        if self.patience is None or f"eval_{self.metric}" not in row:
+        if self.patience is None or not any(name.startswith("eval_") for name in row):
             return
-        if math.isnan(row[f"eval_{self.metric}"]):
+        if math.isnan(row.get(f"eval_{self.metric}", math.nan)):  # a kind whose scores are no probabilities has no Brier score
             raise UserError(
                 f"--eval.metric {self.metric} has no value on the held-out episodes (AUC wants successes and failures, within a task both "
-                "of one task); hold out more with --eval.share, or take --eval.metric brier_last"
+                "of one task; a Brier score wants probabilities); hold out more with --eval.share, or take another --eval.metric"
             )
         row["best"] = best_of(history, self.metric)[0] == row["step"]
         if row["best"]:  # the host keeps one state whose name begins so

@@ -18,7 +18,7 @@ from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.layout import spans_of
 from openrlhf_agentprm.data.store import EpisodeStore
-from openrlhf_agentprm.host.best_weights import best_of
+from openrlhf_agentprm.host.best_weights import BestWeights, best_of
 from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, check_datasets, for_episodes, is_store
 from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task
 from openrlhf_agentprm.prm.model import Record, load_prm
@@ -193,6 +193,15 @@ def test_the_best_evaluation_is_the_first_of_equals_and_its_age_counts_evaluatio
     rows.insert(2, {"step": 5})
     assert best_of(rows, "brier_last") == best_of(rows, "auc_last") == (4, 2)
     assert best_of(rows[:1], "brier_last") == (2, 0) and best_of([{"step": 1}], "brier_last") == (0, 0)
+
+
+def test_a_figure_that_does_not_exist_is_no_reason_to_go_on():
+    args = SimpleNamespace(ckpt=SimpleNamespace(output_dir="x"), eval=SimpleNamespace(patience=1, metric="auc_last_within_task"))
+    best = BestWeights(None, None, args)
+    best.keep([{"step": 1, "loss": 0.5}])
+    for row in ({"eval_auc_last_within_task": float("nan")}, {"eval_auc_last": 0.5}):
+        with pytest.raises(UserError, match="--eval.metric auc_last_within_task has no value on the held-out episodes"):
+            best.keep([{"step": 2, **row}])
 
 
 @pytest.mark.host
