@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     kind.add_argument("--prm.compressed_copies", type=int, default=1, help="hierarchical: copies of an episode with a span compressed")
     _add_implicit_flags(parser)
     _add_inverse_flags(parser)
-    parser.add_argument("--eval.share", type=float, default=0.0, help="share of the tasks that is held out for evaluation after each epoch")
+    _add_data_flags(parser)
     return parser
 
 
@@ -106,6 +106,20 @@ def _add_inverse_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--loss.target_every", type=int, default=100, help="inverse: optimizer steps between refreshes of the target network")
     add("--loss.inverse_own_enable", action="store_true", help="inverse: an episode's own next action where none was sampled")
+
+
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """How batches are cut, what older episodes weigh, and when training stops."""
+    from ..host.best_weights import METRICS
+
+    add = parser.add_argument_group("batches, replay and held-out episodes").add_argument
+    add("--train.dynamic_batch_enable", action="store_true", help="cut a batch by tokens in place of --train.micro_batch_size episodes")
+    add("--train.max_tokens_per_gpu", type=int, default=16192, help="tokens a micro-batch then holds, padding counted unless packed")
+    add("--data.replay_decay", type=float, default=1.0, help="weight of an episode for each iteration that it is older than the newest")
+    add("--data.replay_share", type=float, default=1.0, help="older iterations' episodes are at most this share of the training data")
+    add("--eval.share", type=float, default=0.0, help="share of the tasks held out for evaluation after each epoch, or --eval.steps steps")
+    add("--eval.patience", type=int, help="stop after so many evaluations without a better one, and keep the best one's weights")
+    add("--eval.metric", default="brier_last", choices=list(METRICS), help="the figure that --eval.patience goes by")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -140,6 +154,7 @@ def train(args: Any) -> None:
     from ..host.prm_strategy import set_up
     from ..prm.dataset import attach_labels, load_data, shuffle_outcomes, split_by_task
     from ..prm.kinds import trainable
+    from ..prm.replay import cap_older
     from ..prm.vocabulary import check_vocabulary
 
     if problems := _problems(args):
@@ -160,6 +175,9 @@ def train(args: Any) -> None:
     episodes, held_out = split_by_task(data.episodes, args.eval.share)
     if args.eval.dataset:
         held_out = load_data(args.eval.dataset.split(","), max_len=args.data.max_len).episodes
+    episodes = cap_older(episodes, args.data.replay_share, data.left_out) if episodes else episodes
+    if args.eval.patience is not None and not held_out:
+        raise UserError("--eval.patience: no episode is held out; raise --eval.share, or give --eval.dataset")
     check_vocabulary(args.model.model_name_or_path, args.data.dataset, episodes)
     tokenizer = load_tokenizer(args.model.model_name_or_path)
     strategy = set_up(args)  # each process has its device from here on
@@ -168,7 +186,7 @@ def train(args: Any) -> None:
         of = "" if len(objective.lengths) == len(episodes) else f", of {len(episodes)} episodes,"
         items = "episodes" if not of else "items"
         raise UserError(f"{len(objective.lengths)} {items}{of} do not fill one batch of --train.batch_size {args.train.batch_size}")
-    _train(args, strategy, tokenizer, objective, held_out, data)
+    _train(args, strategy, tokenizer, objective, episodes, held_out, data)
 
 
 def _problems(args: Any) -> list[str]:
@@ -184,11 +202,11 @@ def _problems(args: Any) -> list[str]:
     if not 0 <= args.eval.share < 1:
         found.append(f"--eval.share is {args.eval.share}; wanted a share of the tasks from 0 to below 1")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if args.train.batch_size % (args.train.micro_batch_size * processes):
-        found.append(
-            f"--train.batch_size {args.train.batch_size} is no multiple of --train.micro_batch_size {args.train.micro_batch_size}"
-            f" × {processes} process(es)"
-        )
+    micro = 1 if args.train.dynamic_batch_enable else args.train.micro_batch_size
+    if args.train.batch_size % (micro * processes):
+        told = "" if micro == 1 else f"--train.micro_batch_size {micro} × "
+        found.append(f"--train.batch_size {args.train.batch_size} is no multiple of {told}{processes} process(es)")
+    found += _data_problems(args)
     if args.label.sidecar:
         return found + _unsupported(args) + _sidecar_problems(args)
     if args.label.name is None:  # the kind learns from outcomes alone
@@ -198,6 +216,35 @@ def _problems(args: Any) -> list[str]:
         told = f"make them with cli.label --label.name {args.label.name} and give the folder as --label.sidecar"
         return [*found, *_unsupported(args), f"--label.name {args.label.name} makes its labels from the whole store: {told}"]
     return found + _unsupported(args) + unknown_options("--label.options", args.label.options, label)
+
+
+def _data_problems(args: Any) -> list[str]:
+    """What is wrong with the flags of `_add_data_flags`."""
+    from ..prm.kinds import trainable
+
+    found = []
+    data = args.data
+    supports: frozenset[str] = getattr(trainable(args.prm.name), "supports", frozenset())
+    if not 0 < data.replay_decay <= 1:
+        found.append(f"--data.replay_decay is {data.replay_decay}; wanted above 0 and at most 1, which weighs all iterations alike")
+    if data.replay_decay < 1 and not ("replay" in supports and args.loss.kind in ("mse", "soft_bce")):
+        which = f"--prm.name {args.prm.name} with --loss.kind {args.loss.kind}"
+        found.append(f"--data.replay_decay is not supported by {which}; take --data.replay_share")
+    if data.replay_decay < 1 and args.loss.reduce == "episodes":
+        found.append("--data.replay_decay weighs turns, which --loss.reduce episodes divides out again; take turns, or --data.replay_share")
+    if not 0 <= data.replay_share <= 1:
+        found.append(f"--data.replay_share is {data.replay_share}; wanted a share of the training episodes from 0 to 1")
+    if args.train.max_tokens_per_gpu < 1:
+        found.append(f"--train.max_tokens_per_gpu is {args.train.max_tokens_per_gpu}; wanted at least 1")
+    if args.eval.patience is not None and args.eval.patience < 1:
+        found.append(f"--eval.patience is {args.eval.patience}; wanted at least 1 evaluation")
+    if args.eval.patience is not None and not (args.eval.share or args.eval.dataset):
+        found.append("--eval.patience wants held-out episodes: --eval.share of the tasks, or --eval.dataset")
+    if args.ds.packing_samples and "packing" not in supports:
+        found.append(f"--ds.packing_samples is not supported by --prm.name {args.prm.name}")
+    if args.ds.packing_samples and args.ds.attn_implementation == "eager":
+        found.append("--ds.packing_samples wants --ds.attn_implementation sdpa or flash_attention_2, and came with eager")
+    return found
 
 
 def _unread(args: Any) -> list[str]:
@@ -239,18 +286,19 @@ def _sidecar_problems(args: Any) -> list[str]:
 def _unsupported(args: Any) -> list[str]:
     """Flags of the host's SFT that PRM training would accept and not do."""
     found = [f"--ds.{name} {getattr(args.ds, name)}: a PRM is trained with 1" for name in _SIZES if getattr(args.ds, name, 1) > 1]
-    on = {"--ds.packing_samples": getattr(args.ds, "packing_samples", False), "--ds.load_in_4bit": getattr(args.ds, "load_in_4bit", False)}
-    return found + [f"{name} is not supported in PRM training" for name, value in on.items() if value]
+    return found + (["--ds.load_in_4bit is not supported in PRM training"] if getattr(args.ds, "load_in_4bit", False) else [])
 
 
-def _train(args: Any, strategy: Any, tokenizer: Any, objective: Any, held_out: list[Any], data: PRMData) -> None:
+def _train(args: Any, strategy: Any, tokenizer: Any, objective: Any, episodes: list[Any], held_out: list[Any], data: PRMData) -> None:
     from ..host.prm_strategy import prepare_model
     from ..host.prm_trainer import PRMTrainer
     from ..prm.kinds import flags, reads, trainable
     from ..prm.model import Record
+    from ..prm.replay import iterations
 
     kind = trainable(args.prm.name)
-    summary = data.summary()
+    about_data = {"iterations": iterations(episodes, args.data.replay_decay), "held_out": len(held_out)}
+    summary = data.summary() | about_data
     strategy.print(f"{summary}")
     model = prepare_model(args, strategy, kind)
     trainer = PRMTrainer(strategy, model, tokenizer, objective, held_out, args)
@@ -263,7 +311,7 @@ def _train(args: Any, strategy: Any, tokenizer: Any, objective: Any, held_out: l
         kind=args.prm.name,
         **about,
         options={**options, "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed, **own},
-        data={"dataset": args.data.dataset, **summary},
+        data={"dataset": args.data.dataset, "start": args.model.model_name_or_path, **summary},
     )
     trainer.save(args.ckpt.output_dir, record)
 

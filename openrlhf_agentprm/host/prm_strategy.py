@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from ..prm.packing import enable_packing
+
 
 def set_up(args: Any) -> Any:
     """The host's strategy, its process group ready."""
@@ -43,6 +45,8 @@ def prepare_model(args: Any, strategy: Any, kind: Any) -> Any:
         whole=whole_weights,
     )
     model.config.use_cache = False
+    if args.ds.packing_samples:
+        enable_packing(model)
     if args.model.gradient_checkpointing_enable:
         model.gradient_checkpointing_enable({"use_reentrant": args.model.gradient_checkpointing_reentrant})
     if args.ds.lora.rank > 0:

@@ -36,6 +36,7 @@ class InversePRM(ScalarPRM):
     """
 
     on_call = staticmethod(read_places_on_call)
+    supports: frozenset[str] = frozenset()
 
     @staticmethod
     def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> InverseObjective:  # type: ignore[override]

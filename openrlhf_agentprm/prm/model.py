@@ -193,11 +193,13 @@ def read_heads(
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone = getattr(inner, inner.base_model_prefix)
-    position_ids = (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
-    hidden = backbone(input_ids=input_ids_BT, attention_mask=attention_mask_BT, position_ids=position_ids, use_cache=False)
-    h_BTH = hidden.last_hidden_state
-    rows = torch.arange(h_BTH.shape[0], device=h_BTH.device)[:, None]
-    both_BKH = h_BTH[rows, torch.cat([positions.q_BK, positions.v_BK], dim=1).to(h_BTH.device)]
+    places_BK = torch.cat([positions.q_BK, positions.v_BK], dim=1).to(input_ids_BT.device)
+    if getattr(inner, "packs_rows", False):
+        from .packing import packed_hidden
+
+        both_BKH = packed_hidden(backbone, input_ids_BT, attention_mask_BT, places_BK)
+    else:
+        both_BKH = _padded_hidden(backbone, input_ids_BT, attention_mask_BT, places_BK)
     q_BKM, v_BKM = torch.nn.functional.linear(both_BKH.float(), head(model).weight.float()).chunk(2, dim=1)
     return q_BKM, v_BKM
 
@@ -208,6 +210,19 @@ def read_out(
     """Q and V of every turn, (B, K), by the one head of a scalar PRM; else as `read_heads`."""
     q_BK1, v_BK1 = read_heads(model, input_ids_BT, attention_mask_BT, positions)
     return q_BK1.squeeze(-1), v_BK1.squeeze(-1)
+
+
+def _padded_hidden(backbone: Any, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, places_BK: torch.Tensor) -> torch.Tensor:
+    """Hidden states (B, K, H) at places of right-padded rows.
+
+    No token sees what stands behind it, so sdpa is spared the mask of the padding: it then takes its causal kernel, for the same scores.
+    """
+    given: dict[str, Any] = {}
+    if backbone.config._attn_implementation != "sdpa" or not bool(attention_mask_BT[:, 0].all()):
+        given["attention_mask"] = attention_mask_BT
+        given["position_ids"] = (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+    h_BTH = backbone(input_ids=input_ids_BT, use_cache=False, **given).last_hidden_state
+    return h_BTH[torch.arange(h_BTH.shape[0], device=h_BTH.device)[:, None], places_BK]
 
 
 def read_out_on_call(model: Any) -> None:

@@ -16,6 +16,7 @@ from ..core.losses import agent_prm_loss, soft_bce_loss, turn_counts
 from ..core.registry import LABELS
 from ..data.episode import Episode
 from .dataset import Labels, PRMBatch, collate
+from .replay import replay_weights
 
 Model = Callable[..., Any]
 """The model that is trained, called through its engine: what its kind's `start` made of `forward`."""
@@ -64,9 +65,14 @@ class TurnRegression:
         self.labels = labels
         self.lengths: Sequence[int] = [len(e.token_ids) for e in train]
         self.label = labeller(args) if labels is None else None
+        self.replay = replay_weights(train, args.data.replay_decay) if args.data.replay_decay < 1 else None
 
     def batch(self, items: Sequence[int]) -> PRMBatch:
-        return collate([self.train[i] for i in items], dense_rewards=self.args.label.dense_rewards_enable, labels=self.labels)
+        part = collate([self.train[i] for i in items], dense_rewards=self.args.label.dense_rewards_enable, labels=self.labels)
+        if self.replay is not None:
+            weights_BK = torch.tensor([[self.replay[i]] for i in items]).expand(part.rewards_BK.shape)
+            part.weights_BK = weights_BK.clone() if part.weights_BK is None else part.weights_BK * weights_BK
+        return part
 
     def counts(self, part: PRMBatch) -> torch.Tensor:
         """Labelled turns, pairs and episodes. Which turns a method labels does not depend on the scores, so labelling zeros tells."""

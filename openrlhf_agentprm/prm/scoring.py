@@ -91,6 +91,7 @@ class ScalarPRM:
         model = load_prm(path, dtype=dtype, attn_implementation=attn_implementation, labels=cls.labels)
         return cls(model.to(device), Record.load(path))
 
+    supports: frozenset[str] = frozenset({"packing", "replay"})
     check = staticmethod(check_checkpoint)
     start = staticmethod(start_from)
     on_call = staticmethod(read_out_on_call)

@@ -24,7 +24,11 @@ AUTO = "auto"
 
 
 class Trainable(Protocol):
-    """A class of the registry `reward_models` that can be trained; beside `load` and `score` it has these, all static."""
+    """A class of the registry `reward_models` that can be trained; beside `load` and `score` it has these, all static.
+
+    It may have `supports`: "packing" where its model reads out by `read_out` or `read_heads`, "replay" where its objective weighs episodes by
+    iteration.
+    """
 
     def start(self, path: str, **options: Any) -> Any:
         """The model to train, from a language model or an earlier checkpoint; options as in `prm.model.start_from`."""

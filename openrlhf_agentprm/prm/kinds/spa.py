@@ -48,6 +48,8 @@ class SpaPRM(ScalarPRM):
     Q of the last turn estimates the outcome; before it Q is the share of the outcome that has been earned, not what is to be expected.
     """
 
+    supports: frozenset[str] = frozenset({"packing"})
+
     @staticmethod
     def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> Attribution:
         return Attribution(train, args, labels)

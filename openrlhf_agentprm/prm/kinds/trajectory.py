@@ -24,6 +24,8 @@ class TrajectoryPRM(ScalarPRM):
     episode is trained, and only its order among episodes of a task.
     """
 
+    supports: frozenset[str] = frozenset({"packing"})
+
     @staticmethod
     def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> Preferences:
         pairs = outcome_pairs(train, per_task=args.loss.pairs_per_task, seed=args.train.seed)
