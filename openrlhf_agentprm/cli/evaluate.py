@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError
 from ..core.registry import REWARD_MODELS
+from ..prm.step_flags import add_step_flags
 from .boundary import run_command
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -36,6 +38,7 @@ def build_parser() -> Parser:
     )
     add("--prm.model_name_or_path", nargs="*", default=[], help="checkpoints, as PATH or NAME=PATH")
     add("--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model (agentprm list reward-models)")
+    add_step_flags(parser)
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the backbone")
     add("--prm.max_tokens", type=int, default=16_384, help="padded tokens a scoring batch")
     add("--prm.device", default=None, help="device (cuda where there is one)")
@@ -84,6 +87,7 @@ def evaluate(args: Any) -> dict[str, Any]:
     from ..prm import evaluation as ev
     from ..prm.ensemble import checkpoints_of
     from ..prm.scoring import load_reward_model, score_all
+    from ..prm.steps import given_delimiters, settle, to_steps
     from ..prm.vocabulary import check_vocabulary
 
     grid = ev.sample_grid(list(EpisodeStore(args.eval.dataset).episodes()), args.eval.max_samples_per_task)
@@ -96,9 +100,12 @@ def evaluate(args: Any) -> dict[str, Any]:
     quality = {}
     for name, path in named(args.prm.model_name_or_path).items():
         prm = load_reward_model(args.prm.name, path, dtype=args.prm.param_dtype, device=args.prm.device or _device())
-        tokens, spans = [e.token_ids for e in grid.episodes], [spans_of(e) for e in grid.episodes]
+        checkpoints = checkpoints_of(args.prm.name, path)
+        delimiters = settle(given_delimiters(args.prm, next(iter(checkpoints), None)), checkpoints)
+        seen = dataclasses.replace(grid, episodes=to_steps(grid.episodes, delimiters, args.eval.dataset))
+        tokens, spans = [e.token_ids for e in seen.episodes], [spans_of(e) for e in seen.episodes]
         q = [q_K for q_K, _ in score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens)]
-        quality[name] = ev.prm_quality(grid, q)
+        quality[name] = ev.prm_quality(seen, q) | ({"step_delimiter": delimiters} if delimiters else {})
         scores[name] = [float(q_K[-1]) for q_K in q]
     sizes = [n for n in SIZES if n <= grid.samples]
     by_prm = {name: scores.pop(name) for name in quality}

@@ -6,13 +6,17 @@ import inspect
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.arguments import Parser, nest, parse
 from ..core.errors import UserError
 from ..core.registry import LABELS
+from ..prm.step_flags import add_step_flags
 from ..rollout.config import add_play_flags, json_object, non_negative_int
 from .boundary import run_command
+
+if TYPE_CHECKING:
+    from ..data.store import EpisodeStore
 
 _OF_COMPLETIONS = ("policy.", "completions.", "vllm.", "env.")
 
@@ -31,6 +35,7 @@ def build_parser() -> Parser:
     add("--label.name", default="mc_visits", choices=LABELS.names(), help="method (agentprm list labels)")
     add("--label.options", type=json_object, default={}, help="options of the method, as a JSON object")
     add("--label.output", required=True, help="folder of the sidecar")
+    add_step_flags(parser)
     completions = parser.add_argument_group("completions (mc_soft, mc_hard, er, rpe)")
     add = completions.add_argument
     add("--policy.model_name_or_path", default=None, help="who completes (the policy that the episodes name)")
@@ -48,7 +53,6 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    from ..data.store import EpisodeStore
     from ..host.ppo_checks import unknown_options
 
     parser = build_parser()
@@ -63,9 +67,13 @@ def main(argv: Sequence[str]) -> int:
     completes = "complete" in inspect.signature(method.annotate).parameters
     if not completes:
         unread = [name for name, value in vars(flags).items() if name.startswith(_OF_COMPLETIONS) and value != parser.get_default(name)]
+        if args.prm.step_delimiter_text is not None and "policy.model_name_or_path" in unread:
+            unread.remove("policy.model_name_or_path")  # whose tokenizer writes the text
         problems += [f"--{name} is given, but --label.name {args.label.name} plays no completions" for name in unread]
     if problems:
         raise UserError(problems)
+    from ..data.store import EpisodeStore
+
     store = EpisodeStore(args.data.dataset)
     given = dict(args.label.options)
     about = {"method": args.label.name, "options": args.label.options, "dataset": args.data.dataset}
@@ -73,12 +81,29 @@ def main(argv: Sequence[str]) -> int:
         given["complete"] = _completer(args, store)
         about["completions"] = {**given["complete"].who, "store": str(given["complete"].folder)}
     began = time.monotonic()
-    sidecar = method.annotate(store, **given)
+    sidecar = method.annotate(_in_steps(args, store, about), **given)
     sidecar.cost["seconds"] = round(time.monotonic() - began, 3)
     sidecar.save(args.label.output, about)
     for name, value in {**sidecar.figures, **sidecar.cost}.items():
         print(f"{name.replace('_', ' '):<24} {value}")
     return 0
+
+
+def _in_steps(args: Any, store: EpisodeStore, about: dict[str, Any]) -> EpisodeStore:
+    """The store with its responses divided as the flags say, which is noted in `about`."""
+    from ..data.steps import StepStore
+    from ..prm.steps import given_delimiters, tell
+
+    policy = args.policy.model_name_or_path or next((row["policy"] for row in store.rows(["policy"])), "")
+    known = args.prm.step_delimiter_text is not None or Path(policy).exists()
+    delimiters = given_delimiters(args.prm, policy if known else None)
+    if not delimiters:
+        return store
+    divided = StepStore(store.path, delimiters)
+    turns, steps = (sum(len(row["turns"]) for row in s.rows(["turns"])) for s in (store, divided))
+    tell(turns, steps, delimiters, args.data.dataset)
+    about |= {"step_delimiter": delimiters, "steps_per_turn": round(steps / max(1, turns), 2)}
+    return divided
 
 
 def _completer(args: Any, store: Any) -> Any:

@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The host's SFT flags (model, data, DeepSpeed, LoRA, optimizer, checkpoints) with those of a PRM."""
     from ..host.parsers import host_parser
     from ..prm.model import VALUES
+    from ..prm.step_flags import add_step_flags
 
     parser = host_parser("train_sft")
     parser.prog = "deepspeed --module openrlhf_agentprm.cli.train_prm"
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     loss.add_argument(
         "--loss.reduce", default="turns", choices=["turns", "episodes"], help="mean over turns, or over episodes of their means"
     )
+    add_step_flags(parser.add_argument_group("steps inside a response"))
     parser.add_argument("--eval.share", type=float, default=0.0, help="share of the tasks that is held out for evaluation after each epoch")
     return parser
 
@@ -87,7 +89,8 @@ def train(args: Any) -> None:
     from ..host.activate import activate
     from ..host.cpu import prepare_environment
     from ..host.launch import stand_alone
-    from ..prm.dataset import attach_labels, load_data, shuffle_outcomes, split_by_task
+    from ..prm.dataset import attach_labels, shuffle_outcomes, split_by_task
+    from ..prm.steps import step_loader
     from ..prm.vocabulary import check_vocabulary
 
     if problems := _problems(args):
@@ -95,6 +98,7 @@ def train(args: Any) -> None:
     prepare_environment(alone=True)
     stand_alone()
     activate()
+    load_data = step_loader(args)
     data = load_data(args.data.dataset.split(","), max_len=args.data.max_len, max_samples=args.data.max_samples)
     if args.loss.kind == "soft_bce" and (args.label.dense_rewards_enable or any(not 0 <= e.outcome <= 1 for e in data.episodes)):
         raise UserError("--loss.kind soft_bce wants outcomes from 0 to 1 and no dense rewards; take --loss.kind mse")
@@ -190,6 +194,7 @@ def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], 
         values=args.label.values,
         output=OUTPUTS[args.loss.kind],
         value_trained=args.loss.value_coef > 0 and args.label.name != "outcome_last",
+        step_delimiter=[list(d) for d in args.prm.step_delimiter],
         options={**label, **vars(args.loss), "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed},
         data={"dataset": args.data.dataset, **summary},
     )

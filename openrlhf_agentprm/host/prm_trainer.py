@@ -239,7 +239,7 @@ class PRMTrainer:
     def _what(self) -> str:
         """What is trained, on what, from what: only the same may go on from a checkpoint."""
         args = self.args
-        parts = [vars(args.label), vars(args.loss), vars(args.adam), vars(args.ds.lora), args.ds.param_dtype, len(self.train_data)]
+        parts = [vars(args.label), vars(args.prm), vars(args.loss), vars(args.adam), vars(args.ds.lora), args.ds.param_dtype, len(self.train_data)]
         parts += [args.data.dataset, args.model.model_name_or_path, args.train.batch_size, args.train.seed, args.train.max_epochs]
         return json.dumps(parts, sort_keys=True, default=str)
 
