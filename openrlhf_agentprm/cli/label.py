@@ -67,8 +67,8 @@ def main(argv: Sequence[str]) -> int:
     completes = "complete" in inspect.signature(method.annotate).parameters
     if not completes:
         unread = [name for name, value in vars(flags).items() if name.startswith(_OF_COMPLETIONS) and value != parser.get_default(name)]
-        if args.prm.step_delimiter_text is not None and "policy.model_name_or_path" in unread:
-            unread.remove("policy.model_name_or_path")  # whose tokenizer writes the text
+        if (args.prm.step_delimiter or args.prm.step_delimiter_text) and "policy.model_name_or_path" in unread:
+            unread.remove("policy.model_name_or_path")  # whose tokens they are
         problems += [f"--{name} is given, but --label.name {args.label.name} plays no completions" for name in unread]
     if problems:
         raise UserError(problems)
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _in_steps(args: Any, store: EpisodeStore, about: dict[str, Any]) -> EpisodeStore:
     """The store with its responses divided as the flags say, which is noted in `about`."""
-    from ..data.steps import StepStore
+    from ..data.step_store import StepStore
     from ..prm.steps import given_delimiters, tell
 
     policy = args.policy.model_name_or_path or next((row["policy"] for row in store.rows(["policy"])), "")

@@ -9,15 +9,14 @@ advantages and search need no other rule.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
-
-import pyarrow as pa
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .episode import Episode, Turn
-from .layout import Span
-from .store import EpisodeStore
+
+if TYPE_CHECKING:
+    from .layout import Span
 
 Delimiters = tuple[tuple[int, ...], ...]
 """Ways in which a step may end, each a sequence of token ids; none: a response is one step."""
@@ -69,10 +68,11 @@ def in_steps(episode: Episode, delimiters: Delimiters, text: Text | None = None)
     Args:
         text: reads tokens back, for the actions of steps; without it the actions of a split response are empty.
     """
-    return replace(episode, turns=_steps_of(episode.turns, episode.token_ids, delimiters, text))
+    return replace(episode, turns=steps_of_turns(episode.turns, episode.token_ids, delimiters, text))
 
 
-def _steps_of(turns: Sequence[Turn], token_ids: Sequence[int], delimiters: Delimiters, text: Text | None) -> list[Turn]:
+def steps_of_turns(turns: Sequence[Turn], token_ids: Sequence[int], delimiters: Delimiters, text: Text | None) -> list[Turn]:
+    """The turns of `in_steps`."""
     found: list[Turn] = []
     for turn in turns:
         spans = split_steps(token_ids, (turn.action_start, turn.action_end), delimiters)
@@ -98,32 +98,3 @@ def whole_turns(turns: Sequence[Turn]) -> list[Turn]:
         else:
             found.append(turn)
     return found
-
-
-class StepStore(EpisodeStore):
-    """A store whose responses are read in steps; its shards stay as they are.
-
-    Args:
-        path: the store's folder.
-        delimiters: what ends a step.
-        text: as in `in_steps`.
-    """
-
-    def __init__(self, path: str | Path, delimiters: Delimiters, text: Text | None = None) -> None:
-        super().__init__(path)
-        self.delimiters = delimiters
-        self.text = text
-
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        if columns is not None and "turns" not in columns:
-            yield from super().batches(columns)
-            return
-        for batch in super().batches(None if columns is None else [*columns, "token_ids"]):
-            tokens = batch.column("token_ids").to_pylist()
-            turns = [
-                [asdict(step) for step in _steps_of([Turn(**t) for t in row], ids, self.delimiters, self.text)]
-                for row, ids in zip(batch.column("turns").to_pylist(), tokens, strict=True)
-            ]
-            at = batch.schema.get_field_index("turns")
-            arrays = [*batch.columns[:at], pa.array(turns, type=batch.schema.field(at).type), *batch.columns[at + 1 :]]
-            yield pa.RecordBatch.from_arrays(arrays, schema=batch.schema)

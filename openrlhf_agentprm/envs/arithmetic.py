@@ -4,7 +4,7 @@
     action        3 + 4 = 7;
                   7 - 2 = 5
 
-The last number is the answer, graded by rule; it needs nothing that is not here. Every partial result stays between 0 and `largest`, so a
+The last number is the answer, graded by rule; it needs nothing that is not here. Every right partial result stays between 0 and `largest`, so a
 question is the path of its partial results v_0, v_1, …: any other number may follow, and there are (L + 1)·L^(n−1) questions of n terms for
 L = `largest`. They are numbered, and a split is a part of the numbers: no question is in two splits.
 """
@@ -32,7 +32,7 @@ class ArithmeticEnv(gymnasium.Env[str, str]):
 
     Args:
         terms: numbers in a question, one more than the steps of its answer.
-        largest: of all numbers and partial results.
+        largest: of all numbers and right partial results.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
