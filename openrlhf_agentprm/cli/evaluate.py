@@ -37,8 +37,8 @@ def build_parser() -> Parser:
         help="best-of-N takes PRM scores at most this far below the highest for equal, and one of those samples at random",
     )
     add("--prm.model_name_or_path", nargs="*", default=[], help="checkpoints, as PATH or NAME=PATH")
-    add("--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model (agentprm list reward-models)")
     add_step_flags(parser)
+    add("--prm.name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of reward model (auto: as the checkpoint says)")
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the backbone")
     add("--prm.max_tokens", type=int, default=16_384, help="padded tokens a scoring batch")
     add("--prm.device", default=None, help="device (cuda where there is one)")

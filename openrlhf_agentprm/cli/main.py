@@ -23,6 +23,7 @@ _MODULES = {
     "train_sft": "supervised warm start (deepspeed --module)",
     "label": "labels that need the whole store",
     "train_prm": "train a process reward model (deepspeed --module)",
+    "ensemble": "several process reward models as one",
     "train_ppo_ray": "PPO on Ray, the host's command line and ours",
     "evaluate": "what PRMs know, best-of-N",
     "search": "greedy by Q, beams",

@@ -10,7 +10,7 @@ from importlib import import_module
 from ..core.arguments import Parser, parse
 from .boundary import run_command
 
-COMMANDS = ("tiny_policy", "collect", "train_sft", "label", "train_prm", "train_ppo_ray", "evaluate", "search", "report")
+COMMANDS = ("tiny_policy", "collect", "train_sft", "label", "train_prm", "ensemble", "train_ppo_ray", "evaluate", "search", "report")
 _HOSTS = ("train_sft", "train_ppo_ray")
 
 

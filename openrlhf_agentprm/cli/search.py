@@ -25,7 +25,7 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("--policy.model_name_or_path", required=True, help="policy that samples actions")
     add("--prm.model_name_or_path", nargs="*", default=[], help="PRMs that rank them, as PATH or NAME=PATH")
-    add("--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model (agentprm list reward-models)")
+    add("--prm.name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of reward model (auto: as the checkpoint says)")
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the PRM's backbone")
     add("--search.output", required=True, help="JSON file to write; what it holds already is not searched again")
     add(
@@ -58,8 +58,7 @@ def parse_method(text: str) -> tuple[int, int]:
 
 
 def main(argv: Sequence[str]) -> int:
-    from ..prm.ensemble import checkpoints_of
-    from ..prm.model import check_checkpoint
+    from ..prm.kinds import check_reward_model
 
     args = parse_nested(build_parser(), argv)
     problems: list[str] = []
@@ -69,8 +68,7 @@ def main(argv: Sequence[str]) -> int:
         prms = named(args.prm.model_name_or_path)
         for path in prms.values():
             with collecting(problems):
-                for checkpoint in checkpoints_of(args.prm.name, path):
-                    check_checkpoint(checkpoint, args.policy.model_name_or_path)
+                check_reward_model(args.prm.name, path, args.policy.model_name_or_path)
     if not args.prm.model_name_or_path and args.search.random_disable:
         problems.append("nothing ranks the actions: give --prm.model_name_or_path, or leave out --search.random_disable")
     if problems:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.arguments import parse_nested
-from ..core.registry import LABELS
+from ..core.registry import LABELS, REWARD_MODELS
 from ..rollout.config import json_object
 from .boundary import run_command
 
 if TYPE_CHECKING:
     from ..prm.dataset import PRMData
 
-OUTPUTS = {"mse": "linear", "soft_bce": "sigmoid"}
 _SIZES = ("ring_attn_size", "tensor_parallel_size")
 
 
@@ -30,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.description = "Train a process reward model: labels for every turn, promise and progress regressed together."
     dtype = next(action for action in parser._actions if "--ds.param_dtype" in action.option_strings)
     dtype.choices = ["bf16", "fp16", "fp32"]
+    parser.add_argument("--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model to train")
     label = parser.add_argument_group("labels")
     label.add_argument("--label.name", choices=LABELS.names(), help="method (agentprm list labels; default: the sidecar's, else td_gae)")
     label.add_argument("--label.sidecar", help="labels made beforehand by cli.label, in place of --label.name")
@@ -119,14 +119,11 @@ def train(args: Any) -> None:
 def _problems(args: Any) -> list[str]:
     """Everything that the flags alone tell, before anything is read."""
     from ..host.ppo_checks import unknown_options
-    from ..prm.model import Record
+    from ..prm.kinds import trainable
 
-    found = []
-    start = args.model.model_name_or_path
-    if not start:
+    found = trainable(args.prm.name).problems(args)
+    if not args.model.model_name_or_path:
         found.append("--model.model_name_or_path is required: a policy to start from, or a PRM")
-    elif (before := Record.load(start)).method != "unknown" and before.output != OUTPUTS[args.loss.kind]:
-        found.append(f"--loss.kind {args.loss.kind} trains a {OUTPUTS[args.loss.kind]} output, but {start} has a {before.output} one")
     if not args.data.dataset:
         found.append("--data.dataset is required: one or more episode stores, divided by commas")
     if not 0 <= args.eval.share < 1:
@@ -136,11 +133,6 @@ def _problems(args: Any) -> list[str]:
         found.append(
             f"--train.batch_size {args.train.batch_size} is no multiple of --train.micro_batch_size {args.train.micro_batch_size}"
             f" × {processes} process(es)"
-        )
-    if args.loss.value_coef <= 0 and (args.label.name == "td_qv" or args.label.values == "state"):
-        found.append(
-            f"--loss.value_coef {args.loss.value_coef:g} trains no V, which --label.name {args.label.name} with --label.values "
-            f"{args.label.values} reads"
         )
     label = LABELS.load(args.label.name)
     if args.label.sidecar:
@@ -180,20 +172,21 @@ def _unsupported(args: Any) -> list[str]:
 def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], data: PRMData) -> None:
     from ..host.prm_strategy import prepare_model, set_up
     from ..host.prm_trainer import PRMTrainer
+    from ..prm.kinds import trainable
     from ..prm.model import Record
 
+    kind = trainable(args.prm.name)
     strategy = set_up(args)
     summary = data.summary()
     strategy.print(f"{summary}")
-    model = prepare_model(args, strategy)
-    trainer = PRMTrainer(strategy, model, tokenizer, episodes, held_out, args, data.labels)
+    model = prepare_model(args, strategy, kind)
+    trainer = PRMTrainer(strategy, model, tokenizer, kind.objective(episodes, args, data.labels), held_out, args)
     trainer.fit()
     label = {k: v for k, v in vars(args.label).items() if k not in ("name", "values")}
     record = Record(
+        kind=args.prm.name,
         method=args.label.name,
-        values=args.label.values,
-        output=OUTPUTS[args.loss.kind],
-        value_trained=args.loss.value_coef > 0 and args.label.name != "outcome_last",
+        **kind.recorded(args),
         step_delimiter=[list(d) for d in args.prm.step_delimiter],
         options={**label, **vars(args.loss), "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed},
         data={"dataset": args.data.dataset, **summary},

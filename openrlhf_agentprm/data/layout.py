@@ -48,6 +48,9 @@ class TurnPositions:
     v_BK: torch.Tensor  # int64, start − 1
     mask_BK: torch.Tensor  # bool
 
+    def to(self, device: torch.device) -> TurnPositions:
+        return TurnPositions(self.q_BK.to(device), self.v_BK.to(device), self.mask_BK.to(device))
+
 
 def turn_positions(spans: Sequence[Sequence[Span]]) -> TurnPositions:
     """Positions for a batch; masked entries point at token 0, which always exists."""

@@ -27,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     prm = parser.add_argument_group("process reward model")
     prm.add_argument("--prm.model_name_or_path", default=None, help="checkpoint of cli.train_prm; scores every turn of every rollout")
     prm.add_argument(
-        "--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model (agentprm list reward-models)"
+        "--prm.name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of reward model (auto: as the checkpoint says)"
     )
     prm.add_argument("--prm.num_nodes", type=int, default=1, help="nodes of its worker group")
     prm.add_argument("--prm.num_gpus_per_node", type=int, default=1, help="GPUs a node of its worker group")

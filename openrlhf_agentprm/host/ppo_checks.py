@@ -172,21 +172,19 @@ def _colocation_problems(args: Any) -> list[str]:
 def _prm_problems(args: Any, ours: bool) -> list[str]:
     """What the checkpoints themselves tell."""
     from ..prm.ensemble import checkpoints_of
+    from ..prm.kinds import check_reward_model
 
     try:
+        check_reward_model(args.prm.name, args.prm.model_name_or_path, args.actor.model_name_or_path)
         paths = checkpoints_of(args.prm.name, args.prm.model_name_or_path)
     except UserError as error:
         return error.problems
-    return [problem for path in paths for problem in _checkpoint_problems(path, args, ours)]
+    return [problem for path in paths for problem in _value_problems(path, args, ours)]
 
 
-def _checkpoint_problems(path: str, args: Any, ours: bool) -> list[str]:
-    from ..prm.model import Record, check_checkpoint
+def _value_problems(path: str, args: Any, ours: bool) -> list[str]:
+    from ..prm.model import Record
 
-    try:
-        check_checkpoint(path, args.actor.model_name_or_path)
-    except UserError as error:
-        return error.problems
     record = Record.load(path)
     if ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae" and not record.value_trained:
         return [

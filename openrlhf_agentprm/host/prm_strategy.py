@@ -27,15 +27,13 @@ def set_up(args: Any) -> Any:
     return strategy
 
 
-def prepare_model(args: Any, strategy: Any) -> Any:
-    """The PRM to train, with gradient checkpointing and LoRA as the flags say."""
-    from ..prm.model import start_from
-
+def prepare_model(args: Any, strategy: Any, kind: Any) -> Any:
+    """The reward model of a kind to train, with gradient checkpointing and LoRA as the flags say."""
     if args.ds.zero_stage == 3:
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         strategy.hf_config = HfDeepSpeedConfig(strategy.get_ds_train_config())  # kept alive: it makes loading shard the weights
-    model = start_from(
+    model = kind.start(
         args.model.model_name_or_path,
         dtype=args.ds.param_dtype,
         attn_implementation=args.ds.attn_implementation,
@@ -57,10 +55,11 @@ def prepare_model(args: Any, strategy: Any) -> Any:
                 lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
                 target_modules=lora.target_modules,
-                modules_to_save=["score"],
+                modules_to_save=["score"] if hasattr(model, "score") else None,
                 bias="none",
             ),
         )
+    kind.on_call(model)
     return model
 
 

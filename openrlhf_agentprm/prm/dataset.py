@@ -7,7 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -117,6 +117,9 @@ class PRMBatch:
     truncated_B: torch.Tensor
     targets_BK: torch.Tensor | None = None  # made beforehand; NaN: no label
     weights_BK: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> PRMBatch:
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 def collate(episodes: Sequence[Episode], *, dense_rewards: bool = False, labels: Labels | None = None) -> PRMBatch:

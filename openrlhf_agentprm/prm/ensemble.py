@@ -11,12 +11,14 @@ import torch
 
 from ..core.batches import ProcessScores
 from ..core.errors import UserError, did_you_mean
-from .model import Record
+from ..core.registry import REWARD_MODELS
+from .kinds import AUTO, kind_of
+from .model import Record, check_checkpoint
 from .scoring import ScalarPRM, ScoreBatch
 from .vocabulary import check_same_vocabulary
 
 COMBINE = ("mean", "min", "lcb")
-_FILE = "ensemble.json"
+FILE = "ensemble.json"
 
 
 class EnsemblePRM:
@@ -46,15 +48,23 @@ class EnsemblePRM:
         Raises:
             UserError: all that is wrong with the file, or members of unlike tokenizers or outputs.
         """
-        about = _read(Path(path) / _FILE)
+        about = _read(Path(path) / FILE)
+        cls.check(path)
         folders = checkpoints_of("ensemble", path)
+        members = [ScalarPRM.load(f, dtype=dtype, attn_implementation=attn_implementation, device=device) for f in folders]
+        return cls(members, about["combine"], about["kappa"])
+
+    @staticmethod
+    def check(path: str, policy: str | None = None) -> None:
+        """Members are PRMs of one tokenizer, the policy's if one is given, and of like outputs."""
+        folders = checkpoints_of("ensemble", path)
+        for folder in folders:
+            check_checkpoint(folder, policy)
         for other in folders[1:]:
             check_same_vocabulary(other, folders[0])
         kinds = {folder: f"{record.output}, {record.values}" for folder in folders for record in [Record.load(folder)]}
         if len(set(kinds.values())) > 1:
             raise UserError(f"the members of {path} have unlike outputs or values: {kinds}; their scores do not mean the same")
-        members = [ScalarPRM.load(f, dtype=dtype, attn_implementation=attn_implementation, device=device) for f in folders]
-        return cls(members, about["combine"], about["kappa"])
 
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:
@@ -71,14 +81,16 @@ class EnsemblePRM:
 
 
 def checkpoints_of(name: str, path: str) -> list[str]:
-    """The scalar checkpoints behind a reward model of the registry; none of a kind that is not ours.
+    """The checkpoints behind a reward model of the registry, "auto" too; none of a kind that is not ours.
 
     Raises:
         UserError: `ensemble.json` is not there or wrong.
     """
+    name = kind_of(path) if name == AUTO else name
     if name == "ensemble":
-        return [str((Path(path) / member).resolve()) for member in _read(Path(path) / _FILE)["members"]]
-    return [path] if name == "scalar" else []
+        return [str((Path(path) / member).resolve()) for member in _read(Path(path) / FILE)["members"]]
+    target = next((e for e in REWARD_MODELS.entries() if e.name == name), None)
+    return [path] if target is not None and target.distribution == "openrlhf-agentprm" else []
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from .vocabulary import check_same_vocabulary, read_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 VALUES = ("previous_q", "state")
+OUTPUTS = {"mse": "linear", "soft_bce": "sigmoid"}  # by loss
 _RECORD = "agentprm.json"
 
 
@@ -31,6 +32,7 @@ class Record:
     """Contents of `agentprm.json`.
 
     Args:
+        kind: the registry's name of the reward model.
         method: label method that made the targets.
         values: how V(s_t) is read: "previous_q" (the score of the turn before, V(s_0) for the first) or "state" (before the action).
         output: what stands between head and score: "linear" (nothing) or "sigmoid".
@@ -46,6 +48,7 @@ class Record:
     options: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    kind: str = "scalar"
 
     @property
     def delimiters(self) -> Delimiters:

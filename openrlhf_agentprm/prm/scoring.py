@@ -9,16 +9,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from ..core.advantages import previous_values
 from ..core.batches import ProcessScores
 from ..core.errors import UserError
-from ..core.registry import REWARD_MODELS
 from ..data.layout import Span, TurnPositions, turn_positions
-from .model import Record, load_prm, read_out
+from .model import OUTPUTS, Record, check_checkpoint, load_prm, read_out, read_out_on_call, start_from
+
+if TYPE_CHECKING:
+    from ..data.episode import Episode
+    from .dataset import Labels
+    from .objective import Objective
 
 
 @dataclass
@@ -51,10 +55,12 @@ def load_reward_model(name: str, path: str, **options: Any) -> RewardModel:
     """A registered reward model from its checkpoint.
 
     Args:
-        name: registry entry.
+        name: registry entry, or "auto": what the checkpoint says that it is.
         options: dtype, device, attn_implementation; those that the entry's `load` does not take are left out.
     """
-    load = REWARD_MODELS.load(name).load
+    from .kinds import load_kind
+
+    load = load_kind(name, path).load
     takes = inspect.signature(load).parameters
     every = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     return load(path, **{k: v for k, v in options.items() if every or k in takes})
@@ -76,6 +82,33 @@ class ScalarPRM:
     def load(cls, path: str, *, dtype: str = "fp32", attn_implementation: str = "sdpa", device: str | torch.device = "cpu") -> ScalarPRM:
         model = load_prm(path, dtype=dtype, attn_implementation=attn_implementation)
         return cls(model.to(device), Record.load(path))
+
+    check = staticmethod(check_checkpoint)
+    start = staticmethod(start_from)
+    on_call = staticmethod(read_out_on_call)
+
+    @staticmethod
+    def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> Objective:
+        from .objective import TurnRegression
+
+        return TurnRegression(train, args, labels)
+
+    @staticmethod
+    def problems(args: Any) -> list[str]:
+        found, start = [], args.model.model_name_or_path
+        if start and (before := Record.load(start)).method != "unknown" and before.output != OUTPUTS[args.loss.kind]:
+            found.append(f"--loss.kind {args.loss.kind} trains a {OUTPUTS[args.loss.kind]} output, but {start} has a {before.output} one")
+        if args.loss.value_coef <= 0 and (args.label.name == "td_qv" or args.label.values == "state"):
+            found.append(
+                f"--loss.value_coef {args.loss.value_coef:g} trains no V, which --label.name {args.label.name} with --label.values "
+                f"{args.label.values} reads"
+            )
+        return found
+
+    @staticmethod
+    def recorded(args: Any) -> dict[str, Any]:
+        trained = args.loss.value_coef > 0 and args.label.name != "outcome_last"
+        return {"values": args.label.values, "output": OUTPUTS[args.loss.kind], "value_trained": trained}
 
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:

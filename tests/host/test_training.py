@@ -17,10 +17,10 @@ from launching import deepspeed, module
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.store import EpisodeStore
-from openrlhf_agentprm.host.prm_trainer import PRMTrainer
 from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, check_datasets, for_episodes, is_store
 from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task
 from openrlhf_agentprm.prm.model import Record, load_prm
+from openrlhf_agentprm.prm.objective import TurnRegression
 
 COMMON = ["--data.max_len", "128", "--ds.zero_stage", "0", "--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32"]
 
@@ -96,8 +96,8 @@ def test_the_trainers_loss_trains_v_at_every_state(coef, reduce):
     mask = torch.tensor([[True, True], [True, False]])
     v = torch.tensor([[0.1, 0.4], [0.5, 9.0]], requires_grad=True)
     args = SimpleNamespace(loss=SimpleNamespace(kind="mse", beta=1.0, reduce=reduce, value_coef=coef))
-    counts = {"num_turns": torch.tensor(3.0), "num_pairs": torch.tensor(1.0), "num_episodes": torch.tensor(2.0)}
-    loss = PRMTrainer._loss(SimpleNamespace(args=args), q, v, targets, mask, counts)
+    counts = torch.tensor([3.0, 1.0, 2.0])  # turns, pairs, episodes
+    loss = TurnRegression.of_heads(SimpleNamespace(args=args), q, v, targets, mask, counts)
     if not coef:
         assert not loss.requires_grad, "the paper's loss does not read V"
         return

@@ -85,8 +85,11 @@ def test_a_command_takes_an_ensemble(tiny, count_store, tmp_path):
         save_prm(
             start_from(str(tiny), dtype="fp32", seed=seed), load_tokenizer(str(tiny)), tmp_path / f"prm{seed}", Record(method="td_gae")
         )
-    (tmp_path / "both").mkdir()
-    (tmp_path / "both/ensemble.json").write_text(json.dumps({"members": ["../prm0", "../prm1"], "combine": "lcb"}))
-    line = ["--eval.dataset", count_store, "--prm.name", "ensemble", "--prm.model_name_or_path", f"LCB={tmp_path / 'both'}"]
+    members = [tmp_path / "prm0", tmp_path / "prm1"]
+    module("ensemble", "--ensemble.members", *members, "--ensemble.combine", "lcb", "--ensemble.output", tmp_path / "both")
+    assert json.loads((tmp_path / "both/ensemble.json").read_text())["members"] == ["../prm0", "../prm1"]
+    wrong = module("ensemble", "--ensemble.members", tmp_path / "prm0", tiny, "--ensemble.output", tmp_path / "no", check=False)
+    assert wrong.returncode == 2 and "not a process reward model" in wrong.stderr and not (tmp_path / "no/ensemble.json").exists()
+    line = ["--eval.dataset", count_store, "--prm.model_name_or_path", f"LCB={tmp_path / 'both'}"]
     done = module("evaluate", *line, "--eval.output", tmp_path / "evaluation.json")
     assert "LCB" in done.stdout and "LCB" in json.loads((tmp_path / "evaluation.json").read_text())["prm_quality"]

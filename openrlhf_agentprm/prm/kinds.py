@@ -1,0 +1,69 @@
+"""Kinds of reward models: which one a checkpoint is, and what a kind brings that `train_prm` can train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..core.errors import UserError
+from ..core.registry import REWARD_MODELS
+from ..data.episode import Episode
+from .dataset import Labels
+from .model import Record
+from .objective import Objective
+
+AUTO = "auto"
+"""`--prm.name` where nothing is said: what the checkpoint says that it is."""
+
+
+class Trainable(Protocol):
+    """A class of the registry `reward_models` that can be trained; beside `load` and `score` it has these, all static."""
+
+    def start(self, path: str, **options: Any) -> Any:
+        """The model to train, from a language model or an earlier checkpoint; options as in `prm.model.start_from`."""
+
+    def on_call(self, model: Any) -> None:
+        """Make `model(...)` answer what the objective asks of it, so that an engine around it runs it through its own `forward`."""
+
+    def objective(self, train: Sequence[Episode], args: Any, labels: Labels | None) -> Objective: ...
+
+    def problems(self, args: Any) -> list[str]:
+        """What is wrong with the flags of `train_prm`, before anything is read."""
+
+    def recorded(self, args: Any) -> dict[str, Any]:
+        """Fields of the checkpoint's `Record`: values, output, value_trained."""
+
+
+def kind_of(path: str) -> str:
+    """The registry's name of a checkpoint."""
+    return "ensemble" if Path(path, "ensemble.json").is_file() else Record.load(path).kind
+
+
+def load_kind(name: str, path: str) -> Any:
+    """The class of a reward model, by name or, with `AUTO`, by its checkpoint."""
+    return REWARD_MODELS.load(kind_of(path) if name == AUTO else name)
+
+
+def check_reward_model(name: str, path: str, policy: str | None = None) -> None:
+    """Refuse, from files alone, a checkpoint that is not of its kind or does not speak the policy's tokens; kinds without `check` pass.
+
+    Raises:
+        UserError: names the checkpoint and the policy.
+    """
+    check = getattr(load_kind(name, path), "check", None)
+    if check is not None:
+        check(path, policy)
+
+
+def trainable(name: str) -> Any:
+    """A kind that `train_prm` can train.
+
+    Raises:
+        UserError: it cannot be trained.
+    """
+    kind = REWARD_MODELS.load(name)
+    if not hasattr(kind, "objective"):
+        able = [n for n in REWARD_MODELS.names() if hasattr(REWARD_MODELS.load(n), "objective")]
+        raise UserError(f"--prm.name {name} cannot be trained (those that can: {', '.join(able)})")
+    return kind
