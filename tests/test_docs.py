@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from openrlhf_agentprm.core.registry import LABELS, REWARD_MODELS
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = sorted(e.name for e in LABELS.entries() if e.distribution == "openrlhf-agentprm")
 NOT_OPTIONS = {"batch", "store", "complete"}
+TOOLS = ("export", "run", "serve")
 COMMANDS = [
     line
     for page in sorted(DOCS.rglob("*.md"))
@@ -50,6 +52,29 @@ def test_links_lead_somewhere():
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_parses(line):
     words = shlex.split(line)
+    if words[0] == "agentprm":  # a command of the tool, not a stage
+        assert words[1] in TOOLS
+        assert problems_of(import_module(f"openrlhf_agentprm.cli.{words[1]}").build_parser(), words[2:]) == []
+        return
     name = next(w for w in words if w.startswith("openrlhf_agentprm.cli.")).rpartition(".")[2]
     import_module(f"openrlhf_agentprm.cli.{name}")
     assert problems_of(parsers()[name](), words[words.index(f"openrlhf_agentprm.cli.{name}") + 1 :]) == []
+
+
+def test_the_page_of_remote_scorers_has_its_settings_and_their_defaults():
+    from openrlhf_agentprm.prm.remote_settings import Settings
+
+    text = (DOCS / "reward-models" / "remote.md").read_text()
+    written = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.M))
+    assert written.pop("url") == "required"
+    assert written == {f.name: str(f.default) for f in fields(Settings) if f.name != "url"}
+
+
+def test_the_page_of_serving_has_its_flags_and_their_defaults():
+    from openrlhf_agentprm.cli.serve import build_parser
+
+    rows = re.findall(r"^\| (`--serve[^|]*) \| ([^|]*) \|", (DOCS / "serving.md").read_text(), re.M)
+    written = {flag: value for names, values in rows for flag, value in zip(names.split(", "), values.split(", "), strict=True)}
+    flags = {a.option_strings[0]: a.default for a in build_parser()._actions if a.option_strings[0:1] and "serve." in a.option_strings[0]}
+    told = {f"`{flag}`": "the model's context" if d is None else f"{d:g}" if isinstance(d, float) else str(d) for flag, d in flags.items()}
+    assert written == told

@@ -18,6 +18,7 @@ LAYERS = {
     "rollout": {"core", "data", "envs", "agents"},
     "search": {"core", "data", "agents", "rollout", "prm"},
     "annotate": {"core", "data", "envs", "agents", "prm", "rollout"},
+    "serving": {"core", "data", "agents", "prm"},
     "host": {"core", "data", "envs", "agents", "prm", "rollout", "search"},
     "pipeline": {"core", "data", "envs", "agents", "prm", "rollout", "search", "host"},
     "report": {"core", "data", "envs", "agents", "prm", "rollout", "search", "host"},
@@ -76,7 +77,7 @@ def test_core_alone_in_a_fresh_interpreter():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("command", [["--help"], ["list"], ["run", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize("command", [["--help"], ["list"], ["run", "--help"], ["doctor", "--help"], ["serve", "--help"], ["export", "--help"]])
 def test_help_and_list_import_nothing_heavy(command):
     code = (
         "import sys\nsys.argv = ['agentprm', *sys.argv[1:]]\nfrom openrlhf_agentprm.cli.main import dispatch\n"

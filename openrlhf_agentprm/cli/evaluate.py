@@ -174,7 +174,8 @@ def score(args: Any, prms: dict[str, str], grid: Any) -> dict[str, list[Any]]:
     found, problems = {}, []
     for name, path in prms.items():
         prm = load_reward_model(args.prm.name, path, dtype=args.prm.param_dtype, device=args.prm.device or _device())
-        found[name] = [q_K for q_K, _ in score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens)]
+        scores = score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens, names=[e.episode_id for e in grid.episodes])
+        found[name] = [q_K for q_K, _ in scores]
         problems += ev.score_problems(name, grid, found[name])
     if problems:
         raise UserError(problems)
@@ -186,6 +187,7 @@ def evaluate(args: Any) -> dict[str, Any]:
     from ..prm.comparison import beside_truth, compare
     from ..prm.ensemble import checkpoints_of
     from ..prm.evaluation import clean
+    from ..prm.kinds import check_reward_model
     from ..prm.vocabulary import check_vocabulary
 
     problems: list[str] = []
@@ -199,6 +201,7 @@ def evaluate(args: Any) -> dict[str, Any]:
     if grid is not None and grid.tasks:
         for path in prms.values():
             with collecting(problems):
+                check_reward_model(args.prm.name, path)
                 for checkpoint in checkpoints_of(args.prm.name, path):
                     with collecting(problems):
                         check_vocabulary(checkpoint, args.eval.dataset, grid.episodes)

@@ -15,6 +15,8 @@ COMMANDS = {
     "list": "environments, labels, losses, advantages, reward models, recipes, patches",
     "env": "check an environment",
     "episodes": "what was collected: stats, show, export",
+    "serve": "a process reward model's scores over HTTP",
+    "export": "a checkpoint for transformers and vLLM, with a model card",
     "report": "one self-contained HTML file of a run",
 }
 _MODULES = {

@@ -113,5 +113,7 @@ ADVANTAGES = Registry(
 REWARD_MODELS = Registry(
     "reward model",
     f"{_HERE}.reward_models",
-    {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"},
+    {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"}
+    | {"remote": f"{_HERE}.prm.remote:RemotePRM"}
+    | {"trl": f"{_HERE}.prm.foreign:TRLPRM", "qwen_math_prm": f"{_HERE}.prm.foreign:QwenMathPRM"},
 )

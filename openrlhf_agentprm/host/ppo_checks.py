@@ -7,11 +7,14 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError, did_you_mean
 from ..core.registry import ADVANTAGES
 from ..data.steps import Delimiters
+
+if TYPE_CHECKING:
+    from ..prm.model import Record
 
 logger = logging.getLogger(__name__)
 OWN = ("turn_gae", "token_gae", "progress")
@@ -171,21 +174,18 @@ def _colocation_problems(args: Any) -> list[str]:
 
 def _prm_problems(args: Any, ours: bool) -> list[str]:
     """What the checkpoints themselves tell."""
-    from ..prm.ensemble import checkpoints_of
-    from ..prm.kinds import check_reward_model
+    from ..prm.kinds import check_reward_model, records_of
 
+    path = args.prm.model_name_or_path
     try:
-        check_reward_model(args.prm.name, args.prm.model_name_or_path, args.actor.model_name_or_path)
-        paths = checkpoints_of(args.prm.name, args.prm.model_name_or_path)
+        check_reward_model(args.prm.name, path, args.actor.model_name_or_path)
+        records = records_of(args.prm.name, path)
     except UserError as error:
         return error.problems
-    return [problem for path in paths for problem in _value_problems(path, args, ours)]
+    return [problem for record in records for problem in _value_problems(path, record, args, ours)][:1]
 
 
-def _value_problems(path: str, args: Any, ours: bool) -> list[str]:
-    from ..prm.model import Record
-
-    record = Record.load(path)
+def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[str]:
     if ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae" and not record.value_trained:
         return [
             f"{path}: its V(s) was not trained at the states (method {record.method!r}), so it cannot give values; "

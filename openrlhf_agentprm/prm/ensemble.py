@@ -81,7 +81,7 @@ class EnsemblePRM:
 
 
 def checkpoints_of(name: str, path: str) -> list[str]:
-    """The checkpoints behind a reward model of the registry, "auto" too; none of a kind that is not ours.
+    """The checkpoints behind a reward model of the registry, "auto" too; none of a kind that is not ours or is elsewhere.
 
     Raises:
         UserError: `ensemble.json` is not there or wrong.
@@ -89,6 +89,8 @@ def checkpoints_of(name: str, path: str) -> list[str]:
     name = kind_of(path) if name == AUTO else name
     if name == "ensemble":
         return [str((Path(path) / member).resolve()) for member in _read(Path(path) / FILE)["members"]]
+    if name == "remote":
+        return []
     target = next((e for e in REWARD_MODELS.entries() if e.name == name), None)
     return [path] if target is not None and target.distribution == "openrlhf-agentprm" else []
 

@@ -10,7 +10,8 @@ from ..core.errors import UserError
 from ..core.registry import REWARD_MODELS
 from ..data.episode import Episode
 from .dataset import Labels
-from .model import Record
+from .http import is_url
+from .model import Record, foreign_kind
 from .objective import Objective
 
 AUTO = "auto"
@@ -36,8 +37,13 @@ class Trainable(Protocol):
 
 
 def kind_of(path: str) -> str:
-    """The registry's name of a checkpoint."""
-    return "ensemble" if Path(path, "ensemble.json").is_file() else Record.load(path).kind
+    """The registry's name of a checkpoint, by its record; of another maker's, by its class; of an address, `remote`."""
+    if is_url(path) or Path(path, "remote.json").is_file():
+        return "remote"
+    if Path(path, "ensemble.json").is_file():
+        return "ensemble"
+    record = Record.load(path)
+    return record.kind if record.method != "unknown" else foreign_kind(path) or record.kind
 
 
 def load_kind(name: str, path: str) -> Any:
@@ -54,6 +60,14 @@ def check_reward_model(name: str, path: str, policy: str | None = None) -> None:
     check = getattr(load_kind(name, path), "check", None)
     if check is not None:
         check(path, policy)
+
+
+def records_of(name: str, path: str) -> list[Record]:
+    """What a reward model tells of itself: a kind that has `describe(path)` by that, others by the checkpoints that they are made of."""
+    from .ensemble import checkpoints_of
+
+    describe = getattr(load_kind(name, path), "describe", None)
+    return [describe(path)] if describe is not None else [Record.load(folder) for folder in checkpoints_of(name, path)]
 
 
 def trainable(name: str) -> Any:

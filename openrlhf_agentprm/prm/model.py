@@ -24,6 +24,7 @@ from .vocabulary import check_same_vocabulary, read_config
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 VALUES = ("previous_q", "state")
 OUTPUTS = {"mse": "linear", "soft_bce": "sigmoid"}  # by loss
+QWEN_MATH_PRM = "Qwen2ForProcessRewardModel"  # the class that its makers' configuration names
 _RECORD = "agentprm.json"
 
 
@@ -75,7 +76,7 @@ def start_from(
     seed: int = 0,
     whole: Callable[[list[torch.Tensor]], contextlib.AbstractContextManager] = lambda weights: contextlib.nullcontext(),
 ) -> Any:
-    """A PRM to be trained: a checkpoint of ours as it is, or a language model's backbone under a fresh head.
+    """A PRM to be trained: a checkpoint of ours as it is, a two-label one of TRL as one label, or a language model's backbone under a fresh head.
 
     Args:
         whole: makes weights that are partitioned over processes whole for a while (the host's `whole_weights`).
@@ -84,6 +85,14 @@ def start_from(
         UserError: the model has no token-classification class, or cannot be loaded.
     """
     config = read_config(model_name_or_path)
+    if is_two_label(config):
+        from .foreign_weights import one_label
+
+        model = _load(model_name_or_path, config, dtype, attn_implementation)
+        with whole(list(model.score.parameters())):
+            model = one_label(model, model_name_or_path)
+        check_head(model, model_name_or_path)
+        return model
     fresh = not _is_token_classifier(config)
     if fresh:
         config.num_labels = 1
@@ -153,7 +162,8 @@ def check_head(model: Any, path: str) -> None:
             f"{path!r}: its token-classification class has no head named 'score', which the other readers of the checkpoint expect"
         )
     if score.out_features != 1:
-        raise UserError(f"{path!r} scores {score.out_features} labels a token; a scalar PRM has 1")
+        more = "; --prm.name trl scores such a checkpoint, and cli.train_prm starts from it" if score.out_features == 2 else ""
+        raise UserError(f"{path!r} scores {score.out_features} labels a token; a scalar PRM has 1{more}")
     if score.bias is not None:
         raise UserError(
             f"{path!r} has a bias in its head, which the host's critic drops silently; retrain with token_classification_bias=False"
@@ -202,6 +212,22 @@ def save_prm(model: Any, tokenizer: Any, folder: str | Path, record: Record) -> 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record.save(folder)
+
+
+def is_two_label(config: Any) -> bool:
+    """True for a token classifier with two labels, as TRL's PRMTrainer saves it."""
+    return _is_token_classifier(config) and config.num_labels == 2
+
+
+def foreign_kind(path: str) -> str | None:
+    """The registry's name of another maker's PRM, by its configuration; None of anything else."""
+    try:
+        config = read_config(path)
+    except UserError:
+        return None
+    if QWEN_MATH_PRM in (config.architectures or []):
+        return "qwen_math_prm"
+    return "trl" if is_two_label(config) else None
 
 
 def _is_token_classifier(config: Any) -> bool:

@@ -32,16 +32,17 @@ class ScoreBatch:
     input_ids_BT: torch.Tensor
     attention_mask_BT: torch.Tensor
     positions: TurnPositions
+    names: Sequence[str] = ()  # of the episodes, for messages
 
 
-def make_batch(token_ids: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]]) -> ScoreBatch:
+def make_batch(token_ids: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]], names: Sequence[str] = ()) -> ScoreBatch:
     width = max(1, max((len(ids) for ids in token_ids), default=1))
     input_ids = torch.zeros(len(token_ids), width, dtype=torch.long)
     attention = torch.zeros(len(token_ids), width, dtype=torch.long)
     for row, ids in enumerate(token_ids):
         input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         attention[row, : len(ids)] = 1
-    return ScoreBatch(input_ids, attention, turn_positions(spans))
+    return ScoreBatch(input_ids, attention, turn_positions(spans), names)
 
 
 class RewardModel(Protocol):
@@ -135,16 +136,23 @@ def values_as_recorded(q_BK: torch.Tensor, v_BK: torch.Tensor, mask_BK: torch.Te
 
 
 def score_all(
-    prm: RewardModel, token_ids: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]], *, max_tokens: int = 16_384
+    prm: RewardModel,
+    token_ids: Sequence[Sequence[int]],
+    spans: Sequence[Sequence[Span]],
+    *,
+    max_tokens: int = 16_384,
+    names: Sequence[str] = (),
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(q_K, v_K) of each episode, batched by length so that little is padding.
 
     Args:
         max_tokens: padded tokens a batch.
+        names: of the episodes, for the messages of what fails.
     """
     result: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(token_ids)
     for rows in length_batches([len(ids) for ids in token_ids], max_tokens):
-        scores = prm.score(make_batch([token_ids[i] for i in rows], [spans[i] for i in rows]))
+        told = [names[i] for i in rows] if names else ()
+        scores = prm.score(make_batch([token_ids[i] for i in rows], [spans[i] for i in rows], told))
         for row, i in enumerate(rows):
             turns = len(spans[i])
             result[i] = (scores.q_BK[row, :turns].clone(), scores.v_BK[row, :turns].clone())

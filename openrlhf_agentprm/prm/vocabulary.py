@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ def read_config(path: str) -> Any:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(f"no model could be loaded from {path!r}: {error}") from error
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """A fingerprint of which text each token id stands for."""
+    return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
 
 
 def check_same_vocabulary(prm: str, policy: str) -> None:
