@@ -1,4 +1,4 @@
-"""python -m openrlhf_agentprm.cli.search: greedy search by Q and beams over turns, guided by a PRM or by noise."""
+"""python -m openrlhf_agentprm.cli.search: search over turns by several methods, guided by a PRM or by noise."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError, collecting
 from ..core.registry import REWARD_MODELS
-from ..rollout.config import EnvConfig, add_env_flags, check_context
+from ..rollout.config import EnvConfig, add_env_flags, check_context, positive_int
+from ..search.methods import Method
 from .boundary import run_command
-from .evaluate import margin, named
+from .evaluate import named
+from .search_flags import add_search_flags, as_now, check_scores, entry_of, methods_of, options_of
+
+if TYPE_CHECKING:
+    from ..search.nodes import Scorer
 
 
 def build_parser() -> Parser:
     parser = Parser(
         prog="python -m openrlhf_agentprm.cli.search",
-        description="Search over turns with a process reward model. Each --search.methods entry is N×M: N nodes kept, M actions sampled at each.",
+        description="Search over turns with a process reward model, by any of several methods (docs/search.md).",
     )
     add_env_flags(parser)
     add = parser.add_argument
@@ -27,34 +32,12 @@ def build_parser() -> Parser:
     add("--prm.model_name_or_path", nargs="*", default=[], help="PRMs that rank them, as PATH or NAME=PATH")
     add("--prm.name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of reward model (auto: as the checkpoint says)")
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the PRM's backbone")
-    add("--search.output", required=True, help="JSON file to write; what it holds already is not searched again")
-    add(
-        "--search.methods",
-        nargs="+",
-        default=["1x4", "2x2"],
-        help="searches, such as 1x4 (greedy by Q over 4 actions) and 2x2 (beam)",
-    )
-    add("--search.temperature", type=float, default=0.7, help="of sampled actions (0.7 in arXiv 2511.08325)")
-    add(
-        "--search.tie_margin",
-        type=margin,
-        default=0.0,
-        help="scores at most this far below the highest count as equal to it: the policy's own choice, sampled first, stands",
-    )
-    add("--search.seed", type=int, default=0, help="of sampler, environments and random scores")
-    add("--search.random_disable", action="store_true", help="leave out the same searches with random scores, the control of each")
+    add_search_flags(parser)
     add("--data.max_len", type=int, default=None, help="context in tokens (2048, or what the policy has if that is less)")
     add("--vllm.tensor_parallel_size", type=int, default=1, help="GPUs for one copy of the policy")
     add("--vllm.gpu_memory_utilization", type=float, default=0.5, help="share of the GPU's memory for vLLM; the PRM shares the GPU")
+    add("--vllm.max_num_seqs", type=positive_int, default=256, help="completions that run at once")
     return parser
-
-
-def parse_method(text: str) -> tuple[int, int]:
-    """`2x2` as (beams, actions)."""
-    beams, x, actions = text.lower().replace("×", "x").partition("x")
-    if not (x and beams.isdigit() and actions.isdigit() and int(beams) > 0 and int(actions) > 0):
-        raise UserError(f"search method {text!r} is not N×M, such as 2x2")
-    return int(beams), int(actions)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,13 +45,16 @@ def main(argv: Sequence[str]) -> int:
 
     args = parse_nested(build_parser(), argv)
     problems: list[str] = []
-    with collecting(problems):
-        methods = [parse_method(m) for m in args.search.methods]
+    methods = methods_of(args, problems)
+    prms: dict[str, str] = {}
     with collecting(problems):
         prms = named(args.prm.model_name_or_path)
-        for path in prms.values():
-            with collecting(problems):
-                check_reward_model(args.prm.name, path, args.policy.model_name_or_path)
+    if prms and args.prm.name != "auto":
+        with collecting(problems):
+            check_scores(args.prm.name)
+    for path in [*prms.values(), *([args.search.prover] if args.search.prover else [])]:
+        with collecting(problems):
+            check_reward_model(args.prm.name, path, args.policy.model_name_or_path)
     if not args.prm.model_name_or_path and args.search.random_disable:
         problems.append("nothing ranks the actions: give --prm.model_name_or_path, or leave out --search.random_disable")
     if problems:
@@ -77,25 +63,22 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> None:
+def search(args: Any, methods: list[Method], prms: dict[str, str]) -> None:
     """Run what the output file lacks, one entry after the other."""
     from ..data.files import write_whole
     from ..host.engine import context_length
-    from ..prm.ensemble import checkpoints_of
     from ..rollout.digest import policy_digest, text_digest
 
     output = Path(args.search.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
     config = EnvConfig.from_namespace(args.env)
-    policy = policy_digest(args.policy.model_name_or_path)
-    jobs = [(name, path, m) for name, path in {**prms, **({} if args.search.random_disable else {"random": ""})}.items() for m in methods]
+    judges = {**prms, **({} if args.search.random_disable else {"random": ""})}
     args.data.max_len = context_length(args.policy.model_name_or_path, args.data.max_len)
     chat = config.chat(args.policy.model_name_or_path)
     identity = {
-        "policy": policy,
+        "policy": policy_digest(args.policy.model_name_or_path),
         "temperature": args.search.temperature,
-        "tie_margin": args.search.tie_margin,
         "seed": args.search.seed,
         "max_turns": config.max_turns,
         "env": config.name,
@@ -103,22 +86,34 @@ def search(args: Any, methods: list[tuple[int, int]], prms: dict[str, str]) -> N
         "max_len": args.data.max_len,
         "max_tokens_per_turn": config.max_tokens_per_turn,
         "format": text_digest(chat.identity()),
+        "split": config.split,
+        "first_task": config.first_task,
+        "num_tasks": config.num_tasks,
     }
     wanted = []
-    for name, path, (beams, actions) in jobs:
-        made_of = dict.fromkeys([path, *checkpoints_of(args.prm.name, path)]) if path else {}
-        entry = {"prm": name, "prm_digest": "+".join(map(policy_digest, made_of)), "beams": beams, "actions": actions, **identity}
-        entry |= {"split": config.split, "first_task": config.first_task, "num_tasks": config.num_tasks}
-        entry |= {} if path else {"random_scores": "one for each sample"}
-        if not any(entry.items() <= ({"tie_margin": 0.0} | r).items() for r in results):
-            wanted.append((entry, path))
+    for name, path in judges.items():
+        for method in methods:
+            entry = {"prm": name, "prm_digest": _digest(args.prm.name, path), **entry_of(args, method, control=not path), **identity}
+            if prover := entry.get("prover"):
+                entry["prover"] = _digest(args.prm.name, prover)
+            entry |= {} if path else {"random_scores": "one for each sample"}
+            if not any(entry.items() <= as_now(r).items() for r in results):
+                wanted.append((entry, path, method))
     if not wanted:
-        print(f"all {len(jobs)} searches are in {output} already")
+        print(f"all {len(judges) * len(methods)} searches are in {output} already")
         return
     with _Session(args, config, chat) as session:
-        for entry, path in wanted:
-            results.append(session.run(entry, path))
+        for entry, path, method in wanted:
+            results.append(session.run(entry, path, method))
             write_whole(output, json.dumps(results, indent=1) + "\n")
+
+
+def _digest(kind: str, path: str) -> str:
+    """Of a reward model and the checkpoints behind it; empty for none."""
+    from ..prm.ensemble import checkpoints_of
+    from ..rollout.digest import policy_digest
+
+    return "+".join(map(policy_digest, dict.fromkeys([path, *checkpoints_of(kind, path)]))) if path else ""
 
 
 class _Session:
@@ -126,11 +121,15 @@ class _Session:
 
     def __init__(self, args: Any, config: EnvConfig, chat: Any) -> None:
         from ..host.engine import VLLMEngine
+        from ..search.states import check_snapshots
 
         self.args = args
+        s = args.search
         self.config = config
         self.chat = chat
         self.pool = config.pool()
+        if s.restore == "snapshot":
+            check_snapshots(self.pool)
         self.tasks = config.tasks(self.pool)
         check_context(self.pool, self.chat, self.tasks, args.data.max_len)
         self.engine = VLLMEngine(
@@ -139,7 +138,8 @@ class _Session:
             seed=args.search.seed,
             gpu_memory_utilization=args.vllm.gpu_memory_utilization,
             tensor_parallel_size=args.vllm.tensor_parallel_size,
-            logprobs=False,
+            logprobs=bool(s.logprob_weight or s.policy_margin) or s.mcts_prior == "logprob",
+            max_num_seqs=args.vllm.max_num_seqs,
         )
 
     def __enter__(self) -> _Session:
@@ -149,43 +149,32 @@ class _Session:
         self.pool.close()
         self.engine.close()
 
-    def run(self, entry: dict[str, Any], path: str) -> dict[str, Any]:
+    def run(self, entry: dict[str, Any], path: str, method: Method) -> dict[str, Any]:
         import torch
         from tqdm import tqdm
 
-        from ..host.cpu import has_cuda
         from ..prm.evaluation import clean, with_interval
-        from ..prm.scoring import load_reward_model
         from ..rollout.engine import Sampling
-        from ..search.scorers import prm_scorer, random_scorer
-        from ..search.tree import TreeSearch
+        from ..search.api import make_search
 
-        device = "cuda" if has_cuda() else "cpu"
-        scorer = (
-            prm_scorer(load_reward_model(self.args.prm.name, path, dtype=self.args.prm.param_dtype, device=device))
-            if path
-            else random_scorer(self.args.search.seed)
-        )
-        tree = TreeSearch(
+        tree = make_search(
+            method,
             self.engine,
             self.pool,
             self.chat,
-            scorer,
+            self._scorer(path, pav=bool(entry.get("pav_alpha"))),
             Sampling(self.args.search.temperature),
             self.config.limits(self.args.data.max_len),
-            beams=entry["beams"],
-            actions=entry["actions"],
-            seed=self.args.search.seed,
-            max_retries=self.config.max_retries,
-            margin=self.args.search.tie_margin,
+            options_of(self.args, method, self.config.max_retries),
         )
         started = time.monotonic()
-        with tqdm(total=self.config.max_turns, desc=f"{entry['prm']} {entry['beams']}×{entry['actions']}", unit="turn") as bar:
+        with tqdm(total=self.config.max_turns, desc=f"{entry['prm']} {method.name}", unit="turn") as bar:
             found = tree.run(self.tasks, on_turn=lambda turn, going: (bar.update(), bar.set_postfix(tasks=going))[0])
+        seconds = time.monotonic() - started
         outcomes = torch.tensor([r.outcome for r in found])
         kept = outcomes[~outcomes.isnan()]
         summary = with_interval(kept)
-        print(f"{entry['prm']} {entry['beams']}×{entry['actions']}: {100 * summary['mean']:.1f} % of {len(kept)} tasks")
+        print(f"{entry['prm']} {method.name}: {100 * summary['mean']:.1f} % of {len(kept)} tasks")
         return clean(
             entry
             | {
@@ -196,10 +185,26 @@ class _Session:
                 "sampled_actions_per_task": sum(r.sampled_actions for r in found) / len(found),
                 "sampled_tokens_per_task": sum(r.sampled_tokens for r in found) / len(found),
                 "turns_per_task": sum(len(r.path.actions) for r in found) / len(found),
-                "seconds": round(time.monotonic() - started, 2),
+                "env_steps_per_task": sum(r.turns for r in found) / len(found),
+                "replayed_steps_per_task": sum(r.replayed_turns for r in found) / len(found),
+                "budget_ended": sum(r.budget_ended for r in found),
+                "seconds": round(seconds, 2),
                 "outcomes": {r.task_id: r.outcome for r in found},
             }
         )
+
+    def _scorer(self, path: str, *, pav: bool) -> Scorer:
+        """Of a PRM, or noise."""
+        from ..host.cpu import has_cuda
+        from ..prm.scoring import load_reward_model
+        from ..search.scorers import Pav, prm_scorer, random_scorer
+
+        if not path:
+            return random_scorer(self.args.search.seed)
+        how: dict[str, Any] = {"dtype": self.args.prm.param_dtype, "device": "cuda" if has_cuda() else "cpu"}
+        prm, s = load_reward_model(self.args.prm.name, path, **how), self.args.search
+        prover = load_reward_model(self.args.prm.name, s.prover, **how) if pav and s.prover else None
+        return prm_scorer(prm, Pav(s.pav_alpha, prover, s.pav_best_of_k) if pav else None)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class VLLMEngine:
         enforce_eager: no CUDA graphs (always so on a CPU).
         dtype: of weights and activations; bfloat16, as the host samples.
         logprobs: keep the log-probability of each sampled token.
+        max_num_seqs: completions that run at once.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class VLLMEngine:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=max(sampling.top_k, 0),
+            seed=sampling.seed if sampling.temperature > 0 else None,
             max_tokens=max_tokens,
             stop_token_ids=list(stop_token_ids),
             logprobs=self._logprobs,

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Sampling:
-    """How actions are sampled; part of an episode's identity."""
+    """How actions are sampled; part of an episode's identity, but for a seed of the request's own, where it is to have one."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
+    seed: int | None = None
 
     def identity(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}

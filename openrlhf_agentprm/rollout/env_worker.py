@@ -1,6 +1,6 @@
 """One environment in one process, answering requests over a socket: a JSON object a line, in and out.
 
-Requests: `{"do": "describe" | "tasks" | "reset" | "step" | "replay" | "demonstrate", …}`. The answer is `{"ok": …}`, or
+Requests: `{"do": "describe" | "tasks" | "reset" | "step" | "replay" | "branch" | "demonstrate", …}`. The answer is `{"ok": …}`, or
 `{"error": text}` when the environment raised; the process lives on and its environment is built anew for the next reset.
 """
 
@@ -21,6 +21,8 @@ import numpy as np
 from ..core.errors import UserError
 from ..envs import base
 
+_SNAPSHOTS = 512  # kept in a process
+
 
 class EnvServer:
     """Answers requests for one environment.
@@ -34,6 +36,7 @@ class EnvServer:
         self.name = name
         self.kwargs = kwargs
         self._env: Any = None
+        self._snapshots: dict[tuple[Any, ...], object] = {}  # of states by task, seed and the actions that led there, oldest first
 
     @property
     def env(self) -> Any:
@@ -47,6 +50,7 @@ class EnvServer:
             return {"ok": handler(**request)}
         except Exception as error:
             self._env = None  # what raised once may be in any state
+            self._snapshots.clear()
             user = isinstance(error, UserError)
             text = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()  # it is stored with the episode
             return {"error": text, "user_error": user, "traceback": traceback.format_exc(limit=8)}
@@ -95,6 +99,21 @@ class EnvServer:
         answers = [self._do_reset(task_id, seed)]
         for action in actions:
             answers.append(self._do_step(action))
+        return answers
+
+    def _do_branch(self, task_id: str, seed: int, actions: list[str]) -> list[dict[str, Any]]:
+        """The last action's answer alone where a snapshot of the state before it is kept, else a replay; the state reached is kept."""
+        source = base.need(self.env, base.HasSnapshots, "going on from a snapshot")
+        kept = self._snapshots.get((task_id, seed, *actions[:-1]))
+        if kept is None:
+            answers = self._do_replay(task_id, seed, actions)
+        else:
+            source.restore(kept)
+            answers = [self._do_step(actions[-1])]
+        if not (answers[-1]["terminated"] or answers[-1]["truncated"]):
+            self._snapshots[(task_id, seed, *actions)] = source.snapshot()
+            if len(self._snapshots) > _SNAPSHOTS:
+                del self._snapshots[next(iter(self._snapshots))]
         return answers
 
     def _do_demonstrate(self, task_id: str, seed: int, demonstrator: str, noise: float, max_turns: int) -> dict[str, Any]:

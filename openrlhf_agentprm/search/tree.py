@@ -1,105 +1,49 @@
-"""Search over turns: N nodes kept, M actions sampled at each, ranked by the PRM's score (arXiv 2511.08325, Algorithm 2).
+"""What every search over turns is made of: nodes, sampling, scoring, playing, and the loop over all tasks at once.
 
-With N = 1 this is greedy search by Q: at each turn the best-scored of M sampled actions is played. The first turn samples N·M actions from
-the one root. A candidate is scored before it is played; a finished path keeps the score of its last turn and competes with the live ones for
-its place among the N; the best-scored path wins once all N are finished. Scores at most `margin` below the highest count as equal to it, and the
-entry that was sampled first is taken.
-
-All tasks advance together: the candidates of a turn share the engine's batch, then one scoring pass, then the environment pool. States are
-rebuilt by replaying actions, and a replay that differs from what was seen is an error.
+All tasks advance together: the actions of a step are sampled in one batch of the engine, then scored in one pass, then played by the
+environment pool. A method (`beam.py`, `best_of_n.py`, `lookahead.py`, `mcts.py`) says in `_step` what is sampled, what is scored and what is
+played next. Each sampled action has a seed of its own, made of the search's seed, the task and the path to it, so that neither the order of the
+tasks nor what else is searched decides it.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
 
 from ..agents.chat import ChatFormat
 from ..core.errors import UserError
-from ..data.layout import Span
-from ..rollout.builder import Limits, outcome_of
+from ..rollout.builder import Limits
 from ..rollout.engine import Engine, Sampled, Sampling
-from ..rollout.pool import EnvPool, Reply
-from ..rollout.prefix import check_replay
-from .choice import choose
+from ..rollout.pool import EnvPool
+from .budget import Need
+from .choice import choose, rank
+from .methods import Method
+from .nodes import Candidate, Node, Scorer, SearchResult, TaskSearch
+from .options import Options
+from .states import States
 
-T = TypeVar("T")
-Scorer = Callable[[list[list[int]], list[Span], list[int]], list[float]]
-"""Token ids up to an action's end, the action's span, and how often it was sampled, to the action's score."""
-
-
-@dataclass
-class Node:
-    """A path from the root: its tokens end with the prompt for the next action, or with the last action if finished."""
-
-    token_ids: list[int]
-    actions: list[str] = field(default_factory=list)
-    observations: list[str] = field(default_factory=list)  # what the environment answered, the reset first
-    scores: list[float] = field(default_factory=list)
-    finished: bool = False
-    success: bool = False
-    outcome: float = 0.0
-
-    @property
-    def score(self) -> float:
-        return self.scores[-1] if self.scores else 0.0
+GREEDY = Sampling(0.0)
 
 
-@dataclass
-class _Candidate:
-    parent: Node
-    action_tokens: list[int]
-    copies: int = 1  # how often it was sampled
-    score: float = 0.0
-    child: Node | None = None  # once it has been played
-
-
-@dataclass
-class SearchResult:
-    """The winning path of a task."""
-
-    task_id: str
-    outcome: float
-    sampled_actions: int
-    sampled_tokens: int
-    path: Node
-
-
-@dataclass
-class _Search:
-    """One task's search."""
-
-    task_id: str
-    nodes: list[Node] = field(default_factory=list)
-    candidates: list[_Candidate] = field(default_factory=list)
-    kept: list[Node | _Candidate] = field(default_factory=list)
-    sampled_actions: int = 0
-    sampled_tokens: int = 0
-    broken: bool = False
-
-    @property
-    def live(self) -> list[Node]:
-        return [node for node in self.nodes if not node.finished]
-
-
-class TreeSearch:
-    """Beam search @N×M, greedy by Q for N = 1.
+class TreeSearch(ABC):
+    """A search method at work.
 
     Args:
         engine: samples actions.
         pool: plays them.
         chat: prompts and actions.
         scorer: ranks candidates.
-        sampling: how actions are sampled (temperature 0.7 in the paper).
+        sampling: how actions are sampled (temperature 0.7 in arXiv 2511.08325).
         limits: step limit and context.
-        beams: N.
-        actions: M.
-        seed: of the environments.
-        max_retries: times that a reset or replay which broke is asked again; then its task has no outcome.
-        margin: what scores must differ by to count as different.
+        method: its sizes.
+        options: everything else.
     """
 
     def __init__(
@@ -110,164 +54,147 @@ class TreeSearch:
         scorer: Scorer,
         sampling: Sampling,
         limits: Limits,
-        *,
-        beams: int,
-        actions: int,
-        seed: int = 0,
-        max_retries: int = 2,
-        margin: float = 0.0,
+        method: Method,
+        options: Options | None = None,
     ) -> None:
-        if beams < 1 or actions < 1:
-            raise UserError(f"beams and actions are {beams} and {actions}; wanted at least 1")
         self.engine = engine
         self.pool = pool
         self.chat = chat
         self.scorer = scorer
         self.sampling = sampling
         self.limits = limits
-        self.beams = beams
-        self.actions = actions
-        self.seed = seed
-        self.max_retries = max_retries
-        self.margin = margin
+        self.method = method
+        self.options = options or Options()
         self.faults: Counter[str] = Counter()
+        self.states = States(pool, chat, limits, self.options, self.faults)
 
     def run(self, tasks: Sequence[str], on_turn: Callable[[int, int], None] | None = None) -> list[SearchResult]:
         """Search every task.
 
         Args:
-            on_turn: told the turn and the number of tasks still searched, for progress displays.
+            on_turn: told the step and the number of tasks still searched, for progress displays.
         """
-        searches = [_Search(task) for task in tasks]
-        self._start(searches)
-        for turn in range(self.limits.max_turns):
-            going = [s for s in searches if s.live and not s.broken]
-            if not going:
-                break
+        self._ends = math.inf if self.options.budget.seconds is None else time.monotonic() + self.options.budget.seconds
+        searches = [TaskSearch(task) for task in tasks]
+        self.states.start(searches)
+        step = 0
+        while going := [s for s in searches if s.live and not s.broken and not s.plain]:
             if on_turn is not None:
-                on_turn(turn, len(going))
-            self._sample(going, self.beams * self.actions if turn == 0 else self.actions)
-            self._score(going)
-            self._advance(going)
+                on_turn(step, len(going))
+            step += 1
+            if self._late():
+                for search in going:
+                    search.plain = True
+                break
+            self._step(going)
+        self._finish([s for s in searches if s.plain and not s.broken])
         return [self._result(s) for s in searches]
 
-    def _start(self, searches: list[_Search]) -> None:
-        requests = [(s, {"do": "reset", "task_id": s.task_id, "seed": self.seed}) for s in searches]
-        for search, reply in self._ask(requests):
-            if reply.kind != "ok":
-                search.broken = True
-                continue
-            answer = reply.value
-            root = Node(self.chat.first(answer["instruction"], answer["observation"]), observations=[answer["observation"]])
-            search.broken = self._budget(root) < 1  # the first prompt fills the context
-            search.nodes = [] if search.broken else [root]
+    @abstractmethod
+    def _step(self, searches: list[TaskSearch]) -> None:
+        """Take every search a turn further; one whose budget does not allow it becomes `plain`."""
 
-    def _sample(self, searches: list[_Search], count: int) -> None:
-        """Sample `count` actions at every live node, all in one engine batch; equal ones are merged."""
-        owners: dict[str, tuple[_Search, Node]] = {}
-        for search in searches:
-            search.candidates = []
-            for node in search.live:
-                for _ in range(count):
-                    request = f"s{len(owners)}"
-                    owners[request] = (search, node)
-                    budget = self._budget(node)
-                    self.engine.submit(request, node.token_ids, self.sampling, budget, self.chat.stop_token_ids)
-        seen: dict[tuple[int, tuple[int, ...]], _Candidate] = {}
-        for sampled in self._finished():
-            search, node = owners[sampled.request_id]
+    def _late(self) -> bool:
+        return time.monotonic() >= self._ends
+
+    def _sample(
+        self, wanted: Sequence[tuple[TaskSearch, Node, int]], sampling: Sampling | None = None, salt: str = "", capped: bool = False
+    ) -> list[list[Candidate]]:
+        """Sample so many actions at each node, all in one engine batch; equal ones of a node are merged, in the order of sampling.
+
+        Args:
+            salt: sets these samples apart from others of the same node.
+            capped: an action has no more tokens than what is left of the budget.
+        """
+        sampling = sampling or self.sampling
+        owners: list[int] = []
+        for place, (search, node, count) in enumerate(wanted):
+            seeds = _seeds(self.options.seed, search.task_id, node.token_ids, salt, count)
+            room = self.room(node)
+            if capped and self.options.budget.tokens is not None:
+                room = min(room, self.options.budget.tokens - search.sampled_tokens)
+            for seed in seeds:
+                self.engine.submit(f"s{len(owners)}", node.token_ids, replace(sampling, seed=seed), room, self.chat.stop_token_ids)
+                owners.append(place)
+        found: list[dict[tuple[int, ...], Candidate]] = [{} for _ in wanted]
+        for sampled in self._drained():
+            place = owners[int(sampled.request_id[1:])]
+            search, node, _ = wanted[place]
             search.sampled_actions += 1
             search.sampled_tokens += len(sampled.token_ids)
-            key = (id(node), tuple(sampled.token_ids))
-            if key in seen:
-                seen[key].copies += 1
-                continue
-            seen[key] = _Candidate(node, list(sampled.token_ids))
-            search.candidates.append(seen[key])
+            key = tuple(sampled.token_ids)
+            if key in found[place]:
+                found[place][key].copies += 1
+            else:
+                mean = sum(sampled.logprobs) / len(sampled.logprobs) if sampled.logprobs else 0.0
+                found[place][key] = Candidate(node, list(key), logprob=mean)
+        return [list(by_tokens.values()) for by_tokens in found]
 
-    def _finished(self) -> Iterable[Sampled]:
+    def _drained(self) -> Iterable[Sampled]:
         found: list[Sampled] = []
         while self.engine.unfinished:
             found += self.engine.step()
         return sorted(found, key=lambda s: int(s.request_id[1:]))
 
-    def _score(self, searches: list[_Search]) -> None:
-        candidates = [c for s in searches for c in s.candidates]
-        tokens = [c.parent.token_ids + c.action_tokens for c in candidates]
-        spans = [(len(c.parent.token_ids), len(t)) for c, t in zip(candidates, tokens, strict=True)]
-        for candidate, score in zip(candidates, self.scorer(tokens, spans, [c.copies for c in candidates]), strict=True):
-            if not math.isfinite(score):
-                raise UserError(f"the PRM gave the score {score} to an action; a search needs finite ones (was its training finite?)")
-            candidate.score = score
+    def _score(self, groups: Sequence[Sequence[Candidate]]) -> None:
+        """Score candidates, all in one pass, and rank each group: the candidates of one node."""
+        candidates = [c for group in groups for c in group]
+        if not candidates:
+            return
+        for candidate, (q, v) in zip(candidates, self.scorer(candidates), strict=True):
+            if not math.isfinite(q):
+                raise UserError(f"the PRM gave the score {q} to an action; a search needs finite ones (was its training finite?)")
+            candidate.q, candidate.v = q, v
+        for group in groups:
+            rank(group, self.options.logprob_weight, self.options.policy_margin)
 
-    def _advance(self, searches: list[_Search]) -> None:
-        """Keep the N best of finished paths and candidates, and play the candidates kept."""
-        played: list[tuple[tuple[_Search, _Candidate], dict]] = []
+    def _play(self, wanted: Sequence[tuple[TaskSearch, Candidate]]) -> None:
+        """Give every candidate that has none its child; a search whose environment breaks is broken."""
+        self.states.play([(search, candidate) for search, candidate in wanted if candidate.child is None])
+
+    def room(self, node: Node) -> int:
+        """Tokens that the next action may have."""
+        return self.states.room(node)
+
+    def reserve(self, node: Node, turns: int) -> Need:
+        """What playing at most so many turns on from a node may cost."""
+        return Need(min(turns * self.room(node), self.limits.max_tokens - len(node.token_ids)), turns)
+
+    def turns_left(self, node: Node) -> int:
+        return self.limits.max_turns - len(node.actions)
+
+    def allowed(self, search: TaskSearch, wanted: int, each: Need, besides: Need, least: int = 2) -> int:
+        """How many of `wanted` the task's budget allows, 0 where it is fewer than `least`; then the search is `plain`."""
+        count = self.options.budget.allowed(Need(search.sampled_tokens, search.turns), wanted, each, besides)
+        if count < min(least, wanted):
+            search.plain = True
+            return 0
+        return count
+
+    def _finish(self, searches: list[TaskSearch]) -> None:
+        """Play the best path of each to its end, one greedy action a turn, as long as the budget has anything left."""
         for search in searches:
-            finished = [node for node in search.nodes if node.finished]
-            search.kept = choose([*finished, *search.candidates], self.beams, self.margin)
-            for candidate in (entry for entry in search.kept if isinstance(entry, _Candidate)):
-                actions = [*candidate.parent.actions, self.chat.parse(self.chat.action_text(candidate.action_tokens))]
-                request = {"do": "replay", "task_id": search.task_id, "seed": self.seed, "actions": actions}
-                played.append(((search, candidate), request))
-        for (search, candidate), reply in self._ask(played):
-            if reply.kind != "ok":
-                search.broken = True
-                continue
-            candidate.child = self._child(search, candidate, reply.value)
-        for search in searches:
-            nodes = [entry.child if isinstance(entry, _Candidate) else entry for entry in search.kept]
-            search.nodes = [node for node in nodes if node is not None]
+            search.nodes = [choose(search.nodes, 1, self.options.margin)[0]]
+        budget = self.options.budget
+        while going := [s for s in searches if s.live and not s.broken and budget.left(s.sampled_tokens, s.turns)]:
+            groups = self._sample([(s, s.nodes[0], 1) for s in going], GREEDY, capped=True)
+            actions = [(s, group[0]) for s, group in zip(going, groups, strict=True)]
+            for _, action in actions:
+                action.score = action.parent.score
+            self._play(actions)
+            for search, action in actions:
+                search.nodes = [action.child] if action.child is not None else []
 
-    def _child(self, search: _Search, candidate: _Candidate, answers: list[dict]) -> Node:
-        parent = candidate.parent
-        check_replay(search.task_id, parent.observations, answers, "search")
-        last = answers[-1]
-        tokens = parent.token_ids + candidate.action_tokens
-        child = Node(
-            tokens,
-            [*parent.actions, self.chat.parse(self.chat.action_text(candidate.action_tokens))],
-            [a["observation"] for a in answers],
-            [*parent.scores, candidate.score],
-        )
-        child.finished = last["terminated"] or last["truncated"] or len(child.actions) >= self.limits.max_turns
-        child.success = last["success"]
-        child.outcome = outcome_of(last, [a["reward"] for a in answers[1:]], graded=self.pool.description["graded"])
-        if not child.finished:
-            child.token_ids = tokens + self.chat.following(last["observation"], closed=self.chat.is_closed(candidate.action_tokens))
-            if self._budget(child) < 1:  # cut by the context: neither success nor failure
-                child.finished, child.outcome = True, math.nan
-                self.faults["context_overflow"] += 1
-        return child
+    def _result(self, s: TaskSearch) -> SearchResult:
+        cost: dict[str, Any] = {"turns": s.turns, "replayed_turns": s.replayed_turns, "budget_ended": s.plain}
+        if not s.nodes:
+            return SearchResult(s.task_id, math.nan, s.sampled_actions, s.sampled_tokens, Node([]), **cost)
+        finished = [node for node in s.nodes if node.finished] or s.nodes
+        best = choose(finished, 1, self.options.margin)[0]
+        return SearchResult(s.task_id, math.nan if s.broken else best.outcome, s.sampled_actions, s.sampled_tokens, best, **cost)
 
-    def _budget(self, node: Node) -> int:
-        room = self.limits.max_tokens - len(node.token_ids)
-        return room if self.limits.max_tokens_per_turn is None else min(room, self.limits.max_tokens_per_turn)
 
-    def _ask(self, requests: Sequence[tuple[T, dict]]) -> Iterable[tuple[T, Reply]]:
-        """Send every request to some worker; (who asked, reply) as they come, each pair once. What breaks is asked again, and counted."""
-        waiting = [(who, request, 0) for who, request in requests][::-1]
-        free = list(range(len(self.pool)))
-        asked: dict[int, tuple[T, dict, int]] = {}
-        while waiting or asked:
-            while free and waiting:
-                worker = free.pop()
-                asked[worker] = waiting.pop()
-                self.pool.send(worker, dict(asked[worker][1]))
-            for reply in self.pool.poll(None):
-                free.append(reply.worker)
-                who, request, attempt = asked.pop(reply.worker)
-                if reply.kind != "ok":
-                    self.faults[reply.kind] += 1
-                    if attempt < self.max_retries:
-                        waiting.append((who, request, attempt + 1))
-                        continue
-                yield who, reply
-
-    def _result(self, search: _Search) -> SearchResult:
-        if not search.nodes:
-            return SearchResult(search.task_id, float("nan"), search.sampled_actions, search.sampled_tokens, Node([]))
-        finished = [node for node in search.nodes if node.finished] or search.nodes
-        best = choose(finished, 1, self.margin)[0]
-        outcome = float("nan") if search.broken else best.outcome
-        return SearchResult(search.task_id, outcome, search.sampled_actions, search.sampled_tokens, best)
+def _seeds(seed: int, task: str, token_ids: Sequence[int], salt: str, count: int) -> list[int]:
+    """Of the 1st, 2nd, … sample at a node; the first ones stay what they are when more are drawn."""
+    state = blake2b(f"{seed}:{task}:{salt}:{','.join(map(str, token_ids))}".encode(), digest_size=8).digest()
+    return [int.from_bytes(blake2b(state + i.to_bytes(4, "little"), digest_size=4).digest(), "little") for i in range(count)]

@@ -13,9 +13,12 @@ from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.rollout.builder import Limits
 from openrlhf_agentprm.rollout.engine import Sampling
 from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
+from openrlhf_agentprm.search.api import make_search
 from openrlhf_agentprm.search.choice import choose
+from openrlhf_agentprm.search.methods import parse_method
+from openrlhf_agentprm.search.nodes import Candidate, Node
+from openrlhf_agentprm.search.options import Options
 from openrlhf_agentprm.search.scorers import random_scorer
-from openrlhf_agentprm.search.tree import TreeSearch
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +48,14 @@ def knows(chat, sign=1.0):
     return score
 
 
-def search(chat, pool, scorer, beams, actions, tasks, max_turns=6, margin=0.0):
-    limits = Limits(max_turns, 128, 4)
-    tree = TreeSearch(TableEngine(chat), pool, chat, scorer, Sampling(), limits, beams=beams, actions=actions, margin=margin)
-    return tree.run(tasks)
+def by(score):
+    """A scorer from what gives numbers for tokens, the actions' spans and how often they were sampled."""
+    return lambda cs: [(q, 0.0) for q in score([c.token_ids for c in cs], [c.spans[-1] for c in cs], [c.copies for c in cs])]
+
+
+def search(chat, pool, score, beams, actions, tasks, max_turns=6, margin=0.0):
+    method, options = parse_method(f"{beams}x{actions}"), Options(margin=margin)
+    return make_search(method, TableEngine(chat), pool, chat, by(score), Sampling(), Limits(max_turns, 128, 4), options).run(tasks)
 
 
 @pytest.mark.parametrize(("beams", "actions"), [(1, 12), (2, 6)])
@@ -123,7 +130,8 @@ def test_with_a_margin_a_scorer_that_knows_nothing_leaves_the_policys_own_choice
 def test_random_scores_choose_one_of_the_samples_at_random():
     """Of eight samples, seven alike, the rare one wins an eighth of the time, though equal ones are merged before they are scored."""
     scorer = random_scorer(0)
-    wins = sum(rare > common for common, rare in (scorer([[], []], [(0, 1), (0, 1)], [7, 1]) for _ in range(20_000)))
+    pairs = ([Candidate(Node([i]), [1], copies=7), Candidate(Node([i]), [2], copies=1)] for i in range(20_000))
+    wins = sum(rare > common for (common, _), (rare, _) in map(scorer, pairs))
     assert abs(wins / 20_000 - 1 / 8) < 0.01  # four standard deviations
 
 
@@ -151,9 +159,8 @@ def test_a_path_that_the_context_cuts_is_neither_success_nor_failure(chat):
     with EnvPool("thirdparty_count", {}, 4) as pool:
         tasks = list(pool.tasks("test", 0, 6))
         limits = Limits(50, 40, 4)
-        tree = TreeSearch(
-            TableEngine(chat), pool, chat, lambda t, s, c: [float(len(x)) for x in t], Sampling(), limits, beams=2, actions=20
-        )
+        longest = by(lambda tokens, spans, copies: [float(len(t)) for t in tokens])
+        tree = make_search(parse_method("2x20"), TableEngine(chat), pool, chat, longest, Sampling(), limits)
         found = tree.run(tasks)
     cut = [r for r in found if math.isnan(r.outcome)]
     assert cut and all(r.path.finished and len(r.path.token_ids) >= 40 and len(r.path.actions) < 50 for r in cut)
@@ -168,8 +175,3 @@ def test_a_score_that_is_no_number_is_told(chat):
 def test_an_environment_that_replays_differently_is_an_error(chat):
     with EnvPool("thirdparty_moody", {}, 4) as pool, pytest.raises(UserError, match="not replayed alike.*deterministic environment"):
         search(chat, pool, knows(chat), 1, 12, list(pool.tasks("test", 0, 30)))
-
-
-def test_sizes_below_one_are_refused(chat):
-    with pytest.raises(UserError, match="wanted at least 1"):
-        TreeSearch(None, None, chat, None, Sampling(), Limits(4, 128, 4), beams=0, actions=2)
