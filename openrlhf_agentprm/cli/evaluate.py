@@ -96,16 +96,16 @@ def evaluate(args: Any) -> dict[str, Any]:
     for path in named(args.prm.model_name_or_path).values():
         for checkpoint in checkpoints_of(args.prm.name, path):
             check_vocabulary(checkpoint, args.eval.dataset, grid.episodes)
+    checkpoints = [c for path in named(args.prm.model_name_or_path).values() for c in checkpoints_of(args.prm.name, path)]
+    delimiters = settle(given_delimiters(args.prm, next(iter(checkpoints), None)), checkpoints)
+    grid = dataclasses.replace(grid, episodes=to_steps(grid.episodes, delimiters, args.eval.dataset))
     scores = ev.free_scores(grid)
     quality = {}
     for name, path in named(args.prm.model_name_or_path).items():
         prm = load_reward_model(args.prm.name, path, dtype=args.prm.param_dtype, device=args.prm.device or _device())
-        checkpoints = checkpoints_of(args.prm.name, path)
-        delimiters = settle(given_delimiters(args.prm, next(iter(checkpoints), None)), checkpoints)
-        seen = dataclasses.replace(grid, episodes=to_steps(grid.episodes, delimiters, args.eval.dataset))
-        tokens, spans = [e.token_ids for e in seen.episodes], [spans_of(e) for e in seen.episodes]
+        tokens, spans = [e.token_ids for e in grid.episodes], [spans_of(e) for e in grid.episodes]
         q = [q_K for q_K, _ in score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens)]
-        quality[name] = ev.prm_quality(seen, q) | ({"step_delimiter": delimiters} if delimiters else {})
+        quality[name] = ev.prm_quality(grid, q)
         scores[name] = [float(q_K[-1]) for q_K in q]
     sizes = [n for n in SIZES if n <= grid.samples]
     by_prm = {name: scores.pop(name) for name in quality}
@@ -119,6 +119,7 @@ def evaluate(args: Any) -> dict[str, Any]:
         "mean_turns": sum(len(e.turns) for e in grid.episodes) / len(grid.episodes),
         "length_leak": ev.length_leak(grid),
         "tie_margin": args.eval.tie_margin,
+        **({"step_delimiter": delimiters} if delimiters else {}),
         "best_of_n": ev.means(curves),
         "lowest_of_n": ev.means(lowest),
         "prm_quality": quality,

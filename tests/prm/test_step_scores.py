@@ -157,15 +157,23 @@ def test_training_data_in_steps(policy, prm, store, delimiters, tmp_path, caplog
     assert "1.0 steps a turn" in caplog.text
 
 
-def test_evaluation_scores_each_prm_in_its_own_steps(policy, prm, store, tmp_path, capsys):
+def test_evaluation_is_in_the_prms_steps(policy, prm, store, tmp_path, capsys):
     whole = make_prm(policy, tmp_path / "whole", (), seed=1)
-    line = ["--eval.dataset", store.path, "--eval.output", tmp_path / "e.json", "--prm.model_name_or_path", f"steps={prm}", f"whole={whole}"]
-    assert evaluate.main([str(word) for word in line]) == 0
-    quality = json.loads((tmp_path / "e.json").read_text())["prm_quality"]
-    assert [row["turn"] for row in quality["steps"]["by_turn"]] == [1, 2] and quality["steps"]["step_delimiter"]
-    assert quality["whole"]["by_turn"] == [] and "step_delimiter" not in quality["whole"]
+
+    def run(*flags):
+        line = ["--eval.dataset", store.path, "--eval.output", tmp_path / "e.json", "--prm.model_name_or_path", *flags]
+        assert evaluate.main([str(word) for word in line]) == 0
+        return json.loads((tmp_path / "e.json").read_text())
+
+    found = run(f"steps={prm}")
+    assert [row["turn"] for row in found["prm_quality"]["steps"]["by_turn"]] == [1, 2]
+    assert found["mean_turns"] == 3.0 and found["step_delimiter"]
+    found = run(f"whole={whole}")
+    assert found["prm_quality"]["whole"]["by_turn"] == [] and found["mean_turns"] == 1.0 and "step_delimiter" not in found
+    with pytest.raises(UserError, match="trained with unlike step delimiters"):
+        run(f"steps={prm}", f"whole={whole}")
     with pytest.MonkeyPatch.context() as patch:
         seen = []
         patch.setattr(logging.getLogger("openrlhf_agentprm.prm.steps"), "warning", lambda text, *rest: seen.append(text % rest))
-        evaluate.main([str(word) for word in [*line, "--prm.step_delimiter", "none"]])
+        assert run(f"steps={prm}", f"whole={whole}", "--prm.step_delimiter", "none")["mean_turns"] == 1.0
         assert len(seen) == 1 and prm in seen[0]
