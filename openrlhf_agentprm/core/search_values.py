@@ -53,7 +53,7 @@ def puct(mean: float, visits: int, parent_visits: int, exploration: float, prior
 def leaf_value(value: float, outcome: float, weight: float) -> float:
     """(1 − w) · V(s) + w · r of a rollout from s (arXiv 1712.01815's forerunner AlphaGo mixes so); V(s) where the rollout has no outcome (NaN).
 
-    >>> leaf_value(0.5, 1.0, 0.2), leaf_value(0.5, math.nan, 0.2)
-    (0.6, 0.5)
+    >>> leaf_value(0.5, 1.0, 0.5), leaf_value(0.5, math.nan, 0.5)
+    (0.75, 0.5)
     """
     return value if weight == 0 or math.isnan(outcome) else (1 - weight) * value + weight * outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .artifacts import Artifacts, Collected, Evaluated, Searched
 from .compare import Estimate, Gain, gain, of_entry, of_tasks
@@ -224,6 +225,35 @@ def _prm_note(e: Evaluated, name: str, found: Artifacts) -> str:
     return note + (f"; scores within {margin:g} count as equal" if margin else "")
 
 
+def _method_note(method: str, actions: int | None) -> str:
+    """A search's name in words."""
+    kind, _, sizes = method.rpartition(":")
+    numbers = sizes.split("x")
+    if kind == "bon":
+        return f"best of {sizes} episodes by the last score"
+    if kind == "mcts":
+        return f"{sizes} simulations each turn, {actions} actions at a new state"
+    note = f"best of {actions} actions each turn" if numbers[0] == "1" else f"{numbers[0]} paths kept, {actions} actions at each"
+    return note + (f", judged {numbers[2]} turns ahead" if kind == "lookahead" else "")
+
+
+_OPTIONS = {
+    "tie_margin": "scores within {:g} count as equal",
+    "policy_margin": "the policy's own action has to be beaten by {:g}",
+    "logprob_weight": "{:g} of the mean log-probability added",
+    "pav_alpha": "Q + {:g}·A of a prover",
+    "rollout_weight": "rollouts' outcomes weigh {:g}",
+    "budget_tokens": "at most {:g} sampled tokens a task",
+    "budget_turns": "at most {:g} environment steps a task",
+    "budget_seconds": "at most {:g} s",
+}
+
+
+def _search_options(entry: dict[str, Any]) -> list[str]:
+    """What was not left as it is by default, in words."""
+    return [text.format(entry[name]) for name, text in _OPTIONS.items() if entry.get(name)]
+
+
 def _search_rows(s: Searched, board: Board) -> Iterator[Row]:
     for entry in s.entries:
         if (s.env or board.env, s.env_args, entry.get("split", board.split)) != (board.env, board.env_args, board.split):
@@ -233,10 +263,7 @@ def _search_rows(s: Searched, board: Board) -> Iterator[Row]:
         if estimate is None:
             continue
         control = not entry.get("prm_digest")
-        beams, actions = entry["beams"], entry["actions"]
-        label = f"{'random scores' if control else entry['prm']}, {beams}×{actions}"
-        note = f"best of {actions} actions each turn" if beams == 1 else f"{beams} paths kept, {actions} actions at each"
-        margin = entry.get("tie_margin") or 0
-        note += f"; scores within {margin:g} count as equal" if margin else ""
-        note += "; control" if control else ""
+        method = entry.get("method", f"{entry['beams']}x{entry['actions']}")
+        label = f"{'random scores' if control else entry['prm']}, {method.replace('x', '×')}"
+        note = "; ".join([_method_note(method, entry["actions"]), *_search_options(entry), *(["control"] if control else [])])
         yield Row(label, "control" if control else "search", estimate, note, entry.get("sampled_actions_per_task"))

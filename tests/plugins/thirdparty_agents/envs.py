@@ -33,6 +33,16 @@ class Count(gymnasium.Env):
         return f"at {self.n}", 0.0, False, False, {"valid_action": action == "up", "success": False}
 
 
+class Saved(Count):
+    """Its states can be kept."""
+
+    def snapshot(self):
+        return self.task, self.goal, self.n
+
+    def restore(self, state):
+        self.task, self.goal, self.n = state
+
+
 def break_by(kind):
     if kind == "raise":
         raise RuntimeError("broken on purpose")
