@@ -6,15 +6,17 @@ Each method is a value of a state's completions (core/montecarlo.py); the last t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from ..core import montecarlo as mc
 from ..core.errors import UserError
-from ..data.sidecar import Sidecar, table_of
+from ..data.episode import Episode
+from ..data.sidecar import Sidecar
 from ..data.store import EpisodeStore
-from .completions import Complete, StoreStates, outcomes_table
+from .completions import Complete, State, StoreStates, outcomes_table
+from .given import Rows, check_given, check_numbers, padded, targets_in
 
 Value = Callable[[torch.Tensor], torch.Tensor]
 
@@ -77,31 +79,64 @@ class rpe:
         return _label(store, complete, samples, mc.soft_mean, relative_to=threshold)
 
 
+class shaped:
+    """Registry entry `shaped`, offline: Q̂ = (1 − α) Q + α A^μ with a reference policy μ, A^μ = Q^μ − V^μ (arXiv 2502.10325).
+
+    The completions are μ's (--policy.model_name_or_path): Q^μ is its share of success behind a turn, V^μ that behind the turn before, of the
+    episode's start by completions from there. Targets lie in [−α, 1].
+    """
+
+    @staticmethod
+    def annotate(store: EpisodeStore, *, complete: Complete, q: str | None = None, samples: int = 16, alpha: float = 0.5) -> Sidecar:
+        """
+        Args:
+            complete: plays μ's completions.
+            q: folder of labels of turns that are Q of the policy that is trained, such as `mc_visits`' or `mc_soft`'s.
+            samples: N of every state.
+            alpha: α from 0 (Q alone) to 1 (the reference's advantage alone); the default is ours.
+        """
+        check_given("shaped", {"q": q}, "labels that are Q")
+        check_numbers("shaped", {"alpha": (alpha, 0, 1)})
+        given = targets_in(str(q), store)
+        found, value_of = _values(store, complete, samples, mc.soft_mean, starts=True)
+        rows = Rows()
+        for episode, path in found.paths:
+            after_K, before_K = _along(value_of, episode, path)
+            rows.add(episode.episode_id, mc.shaped_values(padded(given, episode.episode_id, len(path)), after_K, before_K, alpha))
+        nothing = f"shaped: no turn of {store.path} has both a label in {q} and completions with an outcome"
+        return rows.sidecar(complete.cost, _figures(value_of), nothing)
+
+
 def _label(store: EpisodeStore, complete: Complete, samples: int, value: Value, *, relative_to: float | None = None) -> Sidecar:
     """Values of all distinct states, read back along every episode."""
-    if not isinstance(samples, int) or samples < 1:
-        raise UserError(f"samples is {samples!r}; wanted a whole number of completions of a state, 1 or more")
-    found = StoreStates.of(store)
-    states = found.distinct(starts=relative_to is not None)
-    values_S = value(outcomes_table(complete(states, samples), states, samples))
-    value_of = {state.key: float(v) for state, v in zip(states, values_S, strict=True)}
-    ids: list[str] = []
-    turns: list[int] = []
-    targets: list[float] = []
+    found, value_of = _values(store, complete, samples, value, starts=relative_to is not None)
+    rows = Rows()
     for episode, path in found.paths:
-        own = [value_of[s.key] for s in path[1:]] + [episode.outcome]
-        if relative_to is not None:
-            q_K = torch.tensor(own, dtype=torch.float64)
-            own = mc.relative_progress(q_K, torch.tensor([value_of[path[0].key], *own[:-1]], dtype=torch.float64), relative_to).tolist()
-        ids += [episode.episode_id] * len(own)
-        turns += range(len(own))
-        targets += own
-    keep = [not math.isnan(t) for t in targets]
-    figures = {
-        "turns": len(ids),
-        "labelled": sum(keep),
-        "states": len(states),
-        "states_without_outcome": int(values_S.isnan().sum()),
-        "mean_target": sum(t for t in targets if not math.isnan(t)) / max(1, sum(keep)),
-    }
-    return Sidecar(table_of(ids, turns, targets, keep, [1.0] * len(ids)), complete.cost, figures)
+        own_K, before_K = _along(value_of, episode, path)
+        rows.add(episode.episode_id, own_K if relative_to is None else mc.relative_progress(own_K, before_K, relative_to))
+    return rows.sidecar(complete.cost, _figures(value_of), f"no turn of {store.path} has a label: no completion has an outcome")
+
+
+def _values(store: EpisodeStore, complete: Complete, samples: int, value: Value, *, starts: bool) -> tuple[StoreStates, dict[str, float]]:
+    """The states of a store and the value of each by its key; of the episodes' starts only if asked for."""
+    check_samples(samples)
+    found = StoreStates.of(store)
+    states = found.distinct(starts=starts)
+    values_S = value(outcomes_table(complete(states, samples), states, samples))
+    return found, {state.key: float(v) for state, v in zip(states, values_S, strict=True)}
+
+
+def _along(value_of: Mapping[str, float], episode: Episode, path: Sequence[State]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(value behind each turn, value before it), float64; behind the last turn it is the outcome, before the first NaN unless it was asked for."""
+    after = [value_of[state.key] for state in path[1:]] + [episode.outcome]
+    before = [value_of.get(path[0].key, math.nan), *after[:-1]]
+    return torch.tensor(after, dtype=torch.float64), torch.tensor(before, dtype=torch.float64)
+
+
+def _figures(value_of: Mapping[str, float]) -> dict[str, int]:
+    return {"states": len(value_of), "states_without_outcome": sum(math.isnan(v) for v in value_of.values())}
+
+
+def check_samples(samples: object) -> None:
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise UserError(f"samples is {samples!r}; wanted a whole number of completions of a state, 1 or more")

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from ..core.errors import UserError
 from ..core.visits import returns_behind, visit_maxima, visit_means
-from ..data.episode import Status
 from ..data.sidecar import Sidecar, table_of
 from ..data.store import EpisodeStore
-from .states import state_keys
-
-_COLUMNS = ["env", "task_id", "status", "outcome", "token_ids", "turns"]
-_WITH_OUTCOME = pa.array([s.value for s in Status if s.has_outcome])
+from .paths import paths_of
 
 
 class mc_visits:
@@ -90,11 +82,11 @@ class _Visits:
         returns: list[float] = []
         groups: list[int] = []
         known: dict[bytes, int] = {}
-        for episode_id, keys, rewards in _episodes(store, dense):
-            ids += [episode_id] * len(keys)
-            turns += range(len(keys))
-            returns += returns_behind(rewards, gamma=gamma, discount_from=discount_from)
-            groups += [known.setdefault(key, len(known)) for key in keys]
+        for path in paths_of(store, dense=dense):
+            ids += [path.episode_id] * len(path.actions)
+            turns += range(len(path.actions))
+            returns += returns_behind(path.rewards, gamma=gamma, discount_from=discount_from)
+            groups += [known.setdefault(key, len(known)) for key in path.actions]
         if not ids:
             raise UserError(f"the store {store.path} holds no episode with an outcome, so there is nothing to label")
         return cls(ids, turns, torch.tensor(returns, dtype=torch.float64), torch.tensor(groups))
@@ -130,20 +122,3 @@ def _check(method: str, gamma: float, discount_from: str = "turn", min_visits: i
         problems.append(f"weight is {weight!r}; allowed: visit, pair")
     if problems:
         raise UserError([f"{method}: {p}" for p in problems])
-
-
-def _episodes(store: EpisodeStore, dense: bool) -> Iterator[tuple[str, list[bytes], list[float]]]:
-    """(id, a key for each state and action, rewards) of every episode with an outcome."""
-    for batch in store.batches(_COLUMNS):
-        batch = batch.filter(pc.is_in(batch.column("status"), value_set=_WITH_OUTCOME))
-        tokens, turns = batch.column("token_ids"), batch.column("turns")
-        token_ids, token_offsets = np.ascontiguousarray(tokens.values), tokens.offsets.to_pylist()
-        ends, rewards = (turns.values.field(name).to_pylist() for name in ("action_end", "reward"))
-        turn_offsets = turns.offsets.to_pylist()
-        names = zip(*(batch.column(name).to_pylist() for name in ("episode_id", "env", "task_id", "outcome")), strict=True)
-        for row, (episode_id, env, task_id, outcome) in enumerate(names):
-            first, last = turn_offsets[row], turn_offsets[row + 1]
-            if first == last:
-                continue
-            own = rewards[first:last] if dense else [0.0] * (last - first - 1) + [outcome]
-            yield episode_id, state_keys(token_ids[token_offsets[row] :], ends[first:last], env, task_id), own

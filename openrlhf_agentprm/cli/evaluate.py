@@ -1,4 +1,4 @@
-"""python -m openrlhf_agentprm.cli.evaluate: what PRMs know about held-out episodes, and best-of-N beside its baselines."""
+"""python -m openrlhf_agentprm.cli.evaluate: what PRMs know about held-out episodes beyond their length, and what choosing by them gains."""
 
 from __future__ import annotations
 
@@ -9,36 +9,49 @@ from pathlib import Path
 from typing import Any
 
 from ..core.arguments import Parser, parse_nested
-from ..core.errors import UserError
+from ..core.errors import UserError, collecting
 from ..core.registry import REWARD_MODELS
 from ..prm.step_flags import add_step_flags
+from ..rollout.config import positive_int
 from .boundary import run_command
 
-SIZES = (1, 2, 4, 8, 16, 32, 64)
+AGGREGATES = ("last", "min", "mean", "product", "sum")  # as core.metrics has them, which imports torch
+MAJORITY_KEYS = ("last_action", "actions", "final_observation")  # as prm.evaluation has them
 
 
 def build_parser() -> Parser:
     parser = Parser(
         prog="python -m openrlhf_agentprm.cli.evaluate",
         description=(
-            "Judge process reward models on episodes of one policy: AUC between samples of one task at a fixed turn and at equal length, "
-            "calibration, and best-of-N beside the lowest-scored of N, random choice, fewest turns, the policy's log-probability and the oracle."
+            "Judge process reward models on episodes of one policy: AUC and calibration by turn and by turns left, best-of-N and weighted "
+            "majority beside random choice, choices by length alone, the policy's log-probability, greedy decoding and the oracle, against "
+            "Monte-Carlo values of the turns, and a verdict on what each PRM knows beyond length."
         ),
     )
     add = parser.add_argument
     add("--eval.dataset", required=True, help="episode store with several samples a task")
     add("--eval.greedy_dataset", default=None, help="episode store of greedy decoding on the same tasks")
     add("--eval.output", required=True, help="JSON file to write")
-    add("--eval.max_samples_per_task", type=int, default=None, help="use this many samples a task (all that most tasks have)")
+    add("--eval.max_samples_per_task", type=positive_int, default=None, help="use this many samples a task (all that most tasks have)")
     add(
         "--eval.tie_margin",
         type=margin,
         default=0.0,
         help="best-of-N takes PRM scores at most this far below the highest for equal, and one of those samples at random",
     )
+    add(
+        "--eval.aggregate",
+        nargs="+",
+        choices=AGGREGATES,
+        default=list(AGGREGATES),
+        help="one score of an episode from those of its turns; the first is used throughout, all stand in the table of aggregates",
+    )
+    add("--eval.majority_key", choices=MAJORITY_KEYS, default="last_action", help="what two samples share that vote together")
+    add("--eval.mc_labels", default=None, help="sidecar of cli.label (mc_soft, mc_visits) for the same store: what turns are worth")
+    add("--eval.mc_margin", type=margin, default=0.0, help="sibling actions whose Monte-Carlo values differ by no more are not compared")
     add("--prm.model_name_or_path", nargs="*", default=[], help="checkpoints, as PATH or NAME=PATH")
-    add_step_flags(parser)
     add("--prm.name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of reward model (auto: as the checkpoint says)")
+    add_step_flags(parser)
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the backbone")
     add("--prm.max_tokens", type=int, default=16_384, help="padded tokens a scoring batch")
     add("--prm.device", default=None, help="device (cuda where there is one)")
@@ -47,12 +60,13 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     from ..data.files import write_whole
+    from .evaluate_tables import show
 
     args = parse_nested(build_parser(), argv)
     result = evaluate(args)
     Path(args.eval.output).parent.mkdir(parents=True, exist_ok=True)
     write_whole(Path(args.eval.output), json.dumps(result, indent=1) + "\n")
-    print(table(result))
+    show(result)
     return 0
 
 
@@ -64,7 +78,17 @@ def margin(text: str) -> float:
     return value
 
 
-_TAKEN = ("random", "oracle", "fewest turns", "most turns", "log-probability per turn")
+_TAKEN = (
+    "random",
+    "oracle",
+    "fewest turns",
+    "most turns",
+    "length regression",
+    "log-probability per turn",
+    "majority",
+    "turn number",
+    "log-probability of the turn",
+)
 
 
 def named(paths: Sequence[str]) -> dict[str, str]:
@@ -81,88 +105,114 @@ def named(paths: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def evaluate(args: Any) -> dict[str, Any]:
-    from ..data.layout import spans_of
+def read_grid(args: Any, problems: list[str]) -> Any:
+    """The episodes, several of each task; what is wrong with them is added to the problems, and then there may be none."""
     from ..data.store import EpisodeStore
     from ..prm import evaluation as ev
-    from ..prm.ensemble import checkpoints_of
-    from ..prm.scoring import load_reward_model, score_all
+
+    with collecting(problems):
+        grid = ev.sample_grid(list(EpisodeStore(args.eval.dataset).episodes()), args.eval.max_samples_per_task)
+        problems += ev.grid_problems(grid, args.eval.dataset, args.eval.max_samples_per_task)
+        return grid
+    return None
+
+
+def in_steps(args: Any, checkpoints: list[str], grid: Any) -> Any:
+    """The same episodes in steps, where the flags say so or the PRMs were trained on steps; baselines then count steps too."""
+    from ..agents.chat import load_tokenizer
     from ..prm.steps import given_delimiters, settle, to_steps
+
+    model = next(iter(checkpoints), None)
+    delimiters = settle(given_delimiters(args.prm, model), checkpoints)
+    read = load_tokenizer(model) if delimiters and model else None
+    text = (lambda tokens: read.decode(list(tokens), skip_special_tokens=True)) if read else None
+    return dataclasses.replace(grid, episodes=to_steps(grid.episodes, delimiters, args.eval.dataset, text))
+
+
+def read_truth(args: Any, grid: Any, problems: list[str]) -> Any:
+    """The Monte-Carlo values of the episodes' turns; None where they are not given or wrong."""
+    from ..data.sidecar import read_about, read_labels
+    from ..prm.ground_truth import GroundTruth, label_problems
+
+    if args.eval.mc_labels is None:
+        return None
+    with collecting(problems):
+        about, labels = read_about(args.eval.mc_labels), read_labels(args.eval.mc_labels)
+        found = label_problems(grid, labels, about, args.eval.mc_labels)
+        problems += found
+        return None if found else GroundTruth.of(grid, labels)
+    return None
+
+
+def read_greedy(args: Any, grid: Any, problems: list[str]) -> dict[str, Any] | None:
+    """Outcome and sampled tokens of greedy decoding by task."""
+    from ..data.store import EpisodeStore
+
+    if not args.eval.greedy_dataset:
+        return None
+    with collecting(problems):
+        episodes = [e for e in EpisodeStore(args.eval.greedy_dataset).episodes() if e.status.has_outcome and e.task_id in set(grid.tasks)]
+        if episodes:
+            return {e.task_id: e for e in episodes}
+        problems.append(
+            f"{args.eval.greedy_dataset} holds none of the tasks of {args.eval.dataset}; play greedy decoding on the same tasks"
+        )
+    return None
+
+
+def score(args: Any, prms: dict[str, str], grid: Any) -> dict[str, list[Any]]:
+    """q_K of every episode by every PRM.
+
+    Raises:
+        UserError: scores that are no numbers, of all PRMs.
+    """
+    from ..data.layout import spans_of
+    from ..prm import evaluation as ev
+    from ..prm.scoring import load_reward_model, score_all
+
+    tokens, spans = [e.token_ids for e in grid.episodes], [spans_of(e) for e in grid.episodes]
+    found, problems = {}, []
+    for name, path in prms.items():
+        prm = load_reward_model(args.prm.name, path, dtype=args.prm.param_dtype, device=args.prm.device or _device())
+        found[name] = [q_K for q_K, _ in score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens)]
+        problems += ev.score_problems(name, grid, found[name])
+    if problems:
+        raise UserError(problems)
+    return found
+
+
+def evaluate(args: Any) -> dict[str, Any]:
+    from ..data.sidecar import read_about
+    from ..prm.comparison import beside_truth, compare
+    from ..prm.ensemble import checkpoints_of
+    from ..prm.evaluation import clean
     from ..prm.vocabulary import check_vocabulary
 
-    grid = ev.sample_grid(list(EpisodeStore(args.eval.dataset).episodes()), args.eval.max_samples_per_task)
-    if not grid.tasks:
-        raise UserError(f"{args.eval.dataset} holds no task with {args.eval.max_samples_per_task or 'any'} episodes that have an outcome")
-    for path in named(args.prm.model_name_or_path).values():
-        for checkpoint in checkpoints_of(args.prm.name, path):
-            check_vocabulary(checkpoint, args.eval.dataset, grid.episodes)
-    checkpoints = [c for path in named(args.prm.model_name_or_path).values() for c in checkpoints_of(args.prm.name, path)]
-    delimiters = settle(given_delimiters(args.prm, next(iter(checkpoints), None)), checkpoints)
-    grid = dataclasses.replace(grid, episodes=to_steps(grid.episodes, delimiters, args.eval.dataset))
-    scores = ev.free_scores(grid)
-    quality = {}
-    for name, path in named(args.prm.model_name_or_path).items():
-        prm = load_reward_model(args.prm.name, path, dtype=args.prm.param_dtype, device=args.prm.device or _device())
-        tokens, spans = [e.token_ids for e in grid.episodes], [spans_of(e) for e in grid.episodes]
-        q = [q_K for q_K, _ in score_all(prm, tokens, spans, max_tokens=args.prm.max_tokens)]
-        quality[name] = ev.prm_quality(grid, q)
-        scores[name] = [float(q_K[-1]) for q_K in q]
-    sizes = [n for n in SIZES if n <= grid.samples]
-    by_prm = {name: scores.pop(name) for name in quality}
-    curves = ev.baseline_curves(grid, sizes) | ev.choice_curves(grid, scores, sizes)
-    curves |= ev.choice_curves(grid, by_prm, sizes, margin=args.eval.tie_margin)
-    lowest = ev.choice_curves(grid, {name: [-v for v in values] for name, values in by_prm.items()}, sizes, margin=args.eval.tie_margin)
-    result: dict[str, Any] = {
-        "tasks": len(grid.tasks),
-        "samples_per_task": grid.samples,
-        "single_sample": ev.with_interval(grid.outcomes_GN.mean(1)),
-        "mean_turns": sum(len(e.turns) for e in grid.episodes) / len(grid.episodes),
-        "length_leak": ev.length_leak(grid),
-        "tie_margin": args.eval.tie_margin,
-        **({"step_delimiter": delimiters} if delimiters else {}),
-        "best_of_n": ev.means(curves),
-        "lowest_of_n": ev.means(lowest),
-        "prm_quality": quality,
-        "task_ids": grid.tasks,
-        "by_task": ev.by_task(curves),
-        "lowest_by_task": ev.by_task(lowest),
-    }
-    if args.eval.greedy_dataset:
-        greedy = {e.task_id: e.outcome for e in EpisodeStore(args.eval.greedy_dataset).episodes() if e.status.has_outcome}
-        import torch
-
-        result["greedy"] = ev.with_interval(torch.tensor([greedy[t] for t in grid.tasks if t in greedy]))
-    return ev.clean(result)
-
-
-def table(result: dict[str, Any]) -> str:
-    """Best-of-N and AUC as text."""
-    sizes = list(result["best_of_n"]["random"])
-    head = f"{result['tasks']} tasks × {result['samples_per_task']} samples, single sample {_percent(result['single_sample'])}"
-    if "greedy" in result:
-        head += f", greedy {_percent(result['greedy'])}"
-    width = max(len(name) for name in (*result["best_of_n"], *(f"{name}, lowest" for name in result["lowest_of_n"]))) + 2
-    lines = [head, "best of".ljust(width) + "".join(n.rjust(8) for n in sizes)]
-    for name, curve in result["best_of_n"].items():
-        lines.append(name.ljust(width) + "".join(f"{100 * curve[n]['mean']:8.1f}" for n in sizes))
-    for name, curve in result["lowest_of_n"].items():
-        lines.append(f"{name}, lowest".ljust(width) + "".join(f"{100 * curve[n]['mean']:8.1f}" for n in sizes))
-    for name, quality in result["prm_quality"].items():
-        turns = "  ".join(f"t{row['turn']} {_two(row['auc_within_task'])}" for row in quality["by_turn"])
-        last = quality["last"]
-        lines.append(
-            f"{name}: AUC between samples of one task, still alive: {turns}; last turn {_two(last['auc_within_task'])}, "
-            f"at equal length {_two(last['auc_within_task_and_length'])}"
-        )
-    return "\n".join(lines)
-
-
-def _percent(entry: dict[str, float]) -> str:
-    return f"{100 * entry['mean']:.1f} [{100 * (entry['low'] or 0):.1f}, {100 * (entry['high'] or 0):.1f}]"
-
-
-def _two(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    problems: list[str] = []
+    prms: dict[str, str] = {}
+    with collecting(problems):
+        prms = named(args.prm.model_name_or_path)
+    if doubled := sorted({how for how in args.eval.aggregate if args.eval.aggregate.count(how) > 1}):
+        problems.append(f"--eval.aggregate names {', '.join(doubled)} twice; give each once")
+    grid = read_grid(args, problems)
+    truth = greedy = None
+    if grid is not None and grid.tasks:
+        for path in prms.values():
+            with collecting(problems):
+                for checkpoint in checkpoints_of(args.prm.name, path):
+                    with collecting(problems):
+                        check_vocabulary(checkpoint, args.eval.dataset, grid.episodes)
+        with collecting(problems):
+            grid = in_steps(args, [c for path in prms.values() for c in checkpoints_of(args.prm.name, path)], grid)
+        truth, greedy = read_truth(args, grid, problems), read_greedy(args, grid, problems)
+    if problems:
+        raise UserError(problems)
+    scores = score(args, prms, grid)
+    how = args.eval
+    result = compare(grid, scores, aggregates=how.aggregate, margin=how.tie_margin, majority_key=how.majority_key, greedy=greedy)
+    if truth is not None:
+        result["monte_carlo"] = beside_truth(truth, scores, read_about(how.mc_labels), how.mc_labels, how.mc_margin)
+    return clean(result)
 
 
 def _device() -> str:

@@ -26,8 +26,9 @@ def build_parser() -> Parser:
         prog="python -m openrlhf_agentprm.cli.label",
         description=(
             "Label every turn of an episode store by a method that needs the whole store, into a sidecar that train_prm --label.sidecar "
-            "reads. Methods with completions play on from every state of the store, in the environment that its episodes name; the same "
-            "command continues what was interrupted. Methods that label from the model's own scores need no such stage: train_prm makes them."
+            "reads; relabel makes preference pairs in place of labels. Methods with completions play on from states of the store, in the "
+            "environment that its episodes name; the same command continues what was interrupted. "
+            "Methods that label from the model's own scores need no such stage: train_prm makes them."
         ),
     )
     add = parser.add_argument
@@ -36,9 +37,13 @@ def build_parser() -> Parser:
     add("--label.options", type=json_object, default={}, help="options of the method, as a JSON object")
     add("--label.output", required=True, help="folder of the sidecar")
     add_step_flags(parser)
-    completions = parser.add_argument_group("completions (mc_soft, mc_hard, er, rpe)")
+    completions = parser.add_argument_group("completions (mc_soft, mc_hard, er, rpe, omega, shaped)")
     add = completions.add_argument
-    add("--policy.model_name_or_path", default=None, help="who completes (the policy that the episodes name)")
+    add(
+        "--policy.model_name_or_path",
+        default=None,
+        help="who completes (the policy that the episodes name; for shaped the reference policy)",
+    )
     add("--completions.store", default=None, help="store of the completions, which several methods may share (<label.output>/completions)")
     add("--completions.temperature", type=float, default=None, help="sampling temperature (the episodes')")
     add("--completions.seed", type=int, default=0, help="of the sampler")
@@ -64,6 +69,11 @@ def main(argv: Sequence[str]) -> int:
     problems = unknown_options("--label.options", args.label.options, method.annotate)
     if "complete" in args.label.options:
         problems.append("--label.options has the key 'complete', which the flags of completions give")
+    problems += [
+        f"--label.output {args.label.output} is the folder that --label.options gives as {name!r}; write the new labels elsewhere"
+        for name, value in args.label.options.items()
+        if isinstance(value, str) and Path(value).resolve() == Path(args.label.output).resolve()
+    ]
     completes = "complete" in inspect.signature(method.annotate).parameters
     if not completes:
         unread = [name for name, value in vars(flags).items() if name.startswith(_OF_COMPLETIONS) and value != parser.get_default(name)]

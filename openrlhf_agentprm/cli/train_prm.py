@@ -85,7 +85,7 @@ def fill_in(args: Any) -> None:
 def train(args: Any) -> None:
     from ..agents.chat import load_tokenizer
     from ..core.errors import UserError
-    from ..data.sidecar import read_labels
+    from ..data.sidecar import read_labels, targets_outside
     from ..host.activate import activate
     from ..host.cpu import prepare_environment
     from ..host.launch import stand_alone
@@ -103,7 +103,10 @@ def train(args: Any) -> None:
     if args.loss.kind == "soft_bce" and (args.label.dense_rewards_enable or any(not 0 <= e.outcome <= 1 for e in data.episodes)):
         raise UserError("--loss.kind soft_bce wants outcomes from 0 to 1 and no dense rewards; take --loss.kind mse")
     if args.label.sidecar:
-        attach_labels(data, read_labels(args.label.sidecar))
+        labels = read_labels(args.label.sidecar)
+        if args.loss.kind == "soft_bce" and (outside := targets_outside(labels, 0, 1)):
+            raise UserError([f"--loss.kind soft_bce: {told}" for told in outside] + ["take --loss.kind mse for these labels"])
+        attach_labels(data, labels)
     if args.label.shuffle_seed is not None:
         shuffle_outcomes(data.episodes, args.label.shuffle_seed)
     episodes, held_out = split_by_task(data.episodes, args.eval.share)

@@ -59,3 +59,14 @@ def relative_progress(q_K: torch.Tensor, v_K: torch.Tensor, threshold: float) ->
     """
     right_K = torch.where(v_K > 0, q_K >= threshold * v_K, q_K > 0).to(q_K.dtype)
     return torch.where(q_K.isnan() | v_K.isnan(), math.nan, right_K)
+
+
+def shaped_values(q_K: torch.Tensor, reference_q_K: torch.Tensor, reference_v_K: torch.Tensor, alpha: float) -> torch.Tensor:
+    """A policy's value shaped by a reference policy μ's advantage (Choudhury, arXiv 2502.10325): (1 − α) Q(s, a) + α A^μ(s, a).
+
+    A^μ = Q^μ(s, a) − V^μ(s). With Q, Q^μ and V^μ in [0, 1] it lies in [−α, 1].
+
+    >>> shaped_values(torch.tensor([0.5]), torch.tensor([0.25]), torch.tensor([0.75]), 0.5)
+    tensor([0.])
+    """
+    return (1 - alpha) * q_K + alpha * (reference_q_K - reference_v_K)

@@ -101,7 +101,9 @@ LABELS = Registry(
     f"{_HERE}.labels",
     {name: f"{_HERE}.core.labels:{name}" for name in ("td_gae", "td_qv", "outcome_all", "outcome_last")}
     | {name: f"{_HERE}.annotate.visits:{name}" for name in ("mc_visits", "qlass")}
-    | {name: f"{_HERE}.annotate.montecarlo:{name}" for name in ("mc_soft", "mc_hard", "er", "rpe")},
+    | {name: f"{_HERE}.annotate.montecarlo:{name}" for name in ("mc_soft", "mc_hard", "er", "rpe", "shaped")}
+    | {name: f"{_HERE}.annotate.judged:{name}" for name in ("autopsv", "consensus")}
+    | {name: f"{_HERE}.annotate.{module}:{name}" for name, module in (("omega", "omega"), ("rest_mcts", "rest"), ("relabel", "relabel"))},
 )
 ADVANTAGES = Registry(
     "advantage estimator",

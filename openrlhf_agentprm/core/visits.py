@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -56,3 +57,49 @@ def visit_maxima(returns_N: torch.Tensor, groups_N: torch.Tensor) -> torch.Tenso
     """
     highest_G = torch.full((int(groups_N.max()) + 1,), -torch.inf, dtype=returns_N.dtype)
     return highest_G.scatter_reduce(0, groups_N, returns_N, "amax")[groups_N]
+
+
+def fewest_turns(left_N: torch.Tensor, succeeded_N: torch.Tensor, groups_N: torch.Tensor, count: int) -> torch.Tensor:
+    """The reasoning distance of each group (ReST-MCTS*, arXiv 2406.03816): m = the fewest turns to success over its visits.
+
+    Args:
+        left_N: int64, turns left in the visit's episode, this one among them: 1 at the last turn.
+        succeeded_N: bool, whether that episode succeeded.
+        groups_N: as in `visit_means`.
+        count: number of groups.
+
+    Returns:
+        m_G, int64; 0 where no visit succeeded.
+
+    >>> fewest_turns(torch.tensor([3, 2, 1]), torch.tensor([True, True, False]), torch.tensor([0, 0, 1]), 2)
+    tensor([2, 0])
+    """
+    far = torch.iinfo(torch.int64).max
+    fewest_G = torch.full((count,), far).scatter_reduce(0, groups_N[succeeded_N], left_N[succeeded_N], "amin")
+    return torch.where(fewest_G == far, 0, fewest_G)
+
+
+def weighted_values(mc: Sequence[float], distances: Sequence[int], start: int) -> list[float]:
+    """Values of an episode's turns by ReST-MCTS* (arXiv 2406.03816; the form of its released code).
+
+        V_t = max(0, V_{t−1} + (1 − V_{t−1}) r_t / m_t),   V_{−1} = 0,   r_t = 2 MC_t − 1
+
+    The paper writes w_t = (1 − V_{t−1}) / (m + 1) · (1 − 2 r) with m counted behind the turn and r the chance that it is wrong. A turn from which
+    no success is known takes the distance of the last turn before it that has one. In [0, 1]; t/K along the only way to success.
+
+    Args:
+        mc: MC_t, 0 to 1; NaN: neither it nor what is behind it gets a value.
+        distances: m_t, turns to success with this one among them; 0: no success is known.
+        start: m of the episode's start, 0: the task was never solved, and no turn gets a value.
+
+    >>> weighted_values([1.0, 1.0, 0.0], [4, 3, 0], start=5)  # 0 + 1/4, then + 3/4 · 1/3, then − 1/2 · 1/3
+    [0.25, 0.5, 0.33333333333333337]
+    """
+    if not start:
+        return [math.nan] * len(mc)
+    value, distance, found = 0.0, start, []
+    for quality, own in zip(mc, distances, strict=True):
+        distance = own or distance
+        value = max(0.0, value + (1 - value) * (2 * quality - 1) / distance) if not math.isnan(quality + value) else math.nan
+        found.append(value)
+    return found

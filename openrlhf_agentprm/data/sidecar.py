@@ -19,6 +19,9 @@ SCHEMA = pa.schema(
     [("episode_id", pa.string()), ("turn", pa.int32()), ("target", pa.float32()), ("keep", pa.bool_()), ("weight", pa.float32())]
 )
 _ABOUT = "labels.json"
+_KIND = "targets"  # a target for each turn; of an older folder, which does not say its kind, too
+_FILES = {"targets": "labels.parquet", "pairs": "pairs.parquet"}
+_NAMES = {"targets": "targets of turns", "pairs": "preference pairs"}
 
 
 @dataclass
@@ -37,16 +40,39 @@ class Sidecar:
 
     def save(self, folder: str | Path, about: Mapping[str, Any]) -> None:
         """Write the labels, then `labels.json`, which says that they are whole."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _ABOUT).unlink(missing_ok=True)  # of labels that were here before, and are no longer whole from now on
-        half = folder / ".labels.tmp"
-        try:
-            pq.write_table(self.rows.cast(SCHEMA), half, compression="zstd")
-            half.replace(folder / "labels.parquet")
-        finally:
-            half.unlink(missing_ok=True)
-        write_whole(folder / _ABOUT, json.dumps({**about, "cost": self.cost, "figures": self.figures}, indent=1) + "\n")
+        write_rows(folder, _KIND, self.rows, SCHEMA, {**about, "cost": self.cost, "figures": self.figures})
+
+
+def write_rows(folder: str | Path, kind: str, rows: pa.Table, schema: pa.Schema, about: Mapping[str, Any]) -> None:
+    """Write `rows` as the one thing that the folder holds, then `labels.json`, which says that they are whole and of what kind."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _ABOUT).unlink(missing_ok=True)  # of labels that were here before, and are no longer whole from now on
+    for other in set(_FILES.values()) - {_FILES[kind]}:
+        (folder / other).unlink(missing_ok=True)
+    half = folder / ".labels.tmp"
+    try:
+        pq.write_table(rows.cast(schema), half, compression="zstd")
+        half.replace(folder / _FILES[kind])
+    finally:
+        half.unlink(missing_ok=True)
+    write_whole(folder / _ABOUT, json.dumps({**about, "kind": kind}, indent=1) + "\n")
+
+
+def read_rows(folder: str | Path, kind: str, schema: pa.Schema) -> pa.Table:
+    """The rows of a folder of this kind.
+
+    Raises:
+        UserError: there are none, they are of another kind, were not finished, or the file is torn.
+    """
+    found = read_about(folder).get("kind", _KIND)
+    if found != kind:
+        raise UserError(f"{folder} holds {_NAMES[found]}, where {_NAMES[kind]} are wanted")
+    path = Path(folder) / _FILES[kind]
+    try:
+        return pq.read_table(path, schema=schema)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} cannot be read as labels ({error}); make them again with cli.label") from error
 
 
 def read_about(folder: str | Path) -> dict[str, Any]:
@@ -65,14 +91,9 @@ def read_labels(folder: str | Path) -> dict[str, tuple[list[float], list[float]]
     """By episode: target and weight of every turn from 0, NaN where a turn has no label.
 
     Raises:
-        UserError: the file is torn, or a kept target is no number.
+        UserError: the folder holds no finished targets, the file is torn, or a kept target is no number.
     """
-    read_about(folder)
-    path = Path(folder) / "labels.parquet"
-    try:
-        columns = [pq.read_table(path, schema=SCHEMA).column(name).to_pylist() for name in SCHEMA.names]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} cannot be read as labels ({error}); make them again with cli.label") from error
+    columns = [column.to_pylist() for column in read_rows(folder, _KIND, SCHEMA).columns]
     found: dict[str, tuple[list[float], list[float]]] = {}
     for episode, turn, target, keep, weight in zip(*columns, strict=True):
         targets, weights = found.setdefault(episode, ([], []))
@@ -81,9 +102,24 @@ def read_labels(folder: str | Path) -> dict[str, tuple[list[float], list[float]]
         weights += [0.0] * missing
         if keep:
             if not (math.isfinite(target) and math.isfinite(weight) and weight >= 0):
-                raise UserError(f"{path}: episode {episode}, turn {turn} has the target {target} and the weight {weight}")
+                raise UserError(f"{folder}: episode {episode}, turn {turn} has the target {target} and the weight {weight}")
             targets[turn], weights[turn] = target, weight
     return found
+
+
+def targets_outside(labels: Mapping[str, tuple[Sequence[float], Sequence[float]]], low: float, high: float) -> list[str]:
+    """Which targets leave [low, high], in words: the first ten, and how many more.
+
+    Args:
+        labels: from `read_labels`.
+    """
+    found = [
+        f"episode {episode}, turn {turn} has the target {target:g}; wanted {low:g} to {high:g}"
+        for episode, (targets, _) in labels.items()
+        for turn, target in enumerate(targets)
+        if target < low or target > high  # NaN, no label, is neither
+    ]
+    return found[:10] + ([f"… and {len(found) - 10} more"] if len(found) > 10 else [])
 
 
 def table_of(episode_ids: Sequence[str], turns: Sequence[int], targets: Any, keep: Any, weights: Any) -> pa.Table:

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ..core.errors import UserError
@@ -161,7 +162,6 @@ def _listens(address: str) -> bool:
 def _prove_active_in_ray() -> None:
     """Ask a fresh worker on every node what it runs."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0)
     def probe() -> dict[str, Any]:
@@ -169,12 +169,46 @@ def _prove_active_in_ray() -> None:
 
         return report()
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    asked = [probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote() for node in nodes]
-    for node, found in zip(nodes, ray.get(asked), strict=True):
+    for node, found in _on_every_node(probe).items():
         if not same_series(found):
             ray.shutdown()
             raise UserError(
-                f"the patch series is not active in Ray's workers on {node['NodeManagerAddress']} (process {found['pid']} has "
+                f"the patch series is not active in Ray's workers on {node} (process {found['pid']} has "
                 f"{found['patches']}); the run would not be ours. Is this version of openrlhf-agentprm installed there?"
             )
+
+
+def check_on_every_node(paths: Mapping[str, str]) -> None:
+    """Refuse folders and files that are not on every node of the cluster.
+
+    Args:
+        paths: whole paths, by what they are for.
+
+    Raises:
+        UserError: all that are missing, and where.
+    """
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def missing(wanted: dict[str, str]) -> list[str]:
+        return [name for name, path in wanted.items() if not os.path.exists(path)]
+
+    problems = [
+        f"{name} {paths[name]} is not on the cluster's node {node}; put it where all nodes see it, under the same path"
+        for node, names in _on_every_node(missing, dict(paths)).items()
+        for name in names
+    ]
+    if problems:
+        ray.shutdown()
+        raise UserError(problems)
+
+
+def _on_every_node(probe: Any, *arguments: Any) -> dict[str, Any]:
+    """What a remote function gives on each node that is alive, by the node's address."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    there = (NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes)
+    asked = [probe.options(scheduling_strategy=strategy).remote(*arguments) for strategy in there]
+    return {node["NodeManagerAddress"]: found for node, found in zip(nodes, ray.get(asked), strict=True)}

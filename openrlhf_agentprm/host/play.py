@@ -75,16 +75,17 @@ class Player:
         """
         import ray
 
-        from .cluster import join_or_start, worker_environment
+        from .cluster import check_on_every_node, join_or_start, worker_environment
 
         mode = {MODE_VARIABLE: os.environ[MODE_VARIABLE]} if MODE_VARIABLE in os.environ else {}
         join_or_start(worker_environment(mode), gpus=0, cpus=2 * engines)
         gpus = self.tensor_parallel_size if has_cuda() else 0
-        largest = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes())
+        largest = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
         if gpus > largest:
             ray.shutdown()
             raise UserError(f"--vllm.tensor_parallel_size {gpus} asks for more GPUs than any node of the cluster has ({largest})")
         located = self._anywhere()
+        check_on_every_node(located._paths())
 
         @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=0)
         def shard(player: Player, part: list[Assignment]) -> Iterator[Episode]:
@@ -105,8 +106,18 @@ class Player:
     def _anywhere(self) -> Player:
         """With whole paths: a cluster's workers run in folders of their own."""
         prompt, template = self.env.system_prompt_file, self.env.chat_template
-        env = replace(self.env, system_prompt_file=prompt and _whole(prompt), chat_template=template and _whole(template))
+        args = {name: _whole(value) if _names_path(name, value) else value for name, value in self.env.args.items()}
+        env = replace(self.env, args=args, system_prompt_file=prompt and _whole(prompt), chat_template=template and _whole(template))
         return replace(self, model=_whole(self.model), env=env)
+
+    def _paths(self) -> dict[str, str]:
+        """What the player reads from the disk here, by flag; a hub name is none."""
+        flags = {
+            "--policy.model_name_or_path": self.model,
+            "--env.system_prompt_file": self.env.system_prompt_file,
+            "--env.chat_template": self.env.chat_template,
+        }
+        return {flag: path for flag, path in flags.items() if path and Path(path).exists()}
 
     def _sampler_seed(self, missing: list[Assignment]) -> int:
         """Another stream of noise for each part of a collection: the same one again would play near-copies of earlier samples."""
@@ -116,3 +127,8 @@ class Player:
 def _whole(path: str) -> str:
     """A path that other processes find, wherever they run; a hub name as it is."""
     return str(Path(path).resolve()) if Path(path).exists() else path
+
+
+def _names_path(name: str, value: object) -> bool:
+    """An environment's argument that is a path by its name."""
+    return isinstance(value, str) and name.endswith(("_dir", "_file", "_path"))

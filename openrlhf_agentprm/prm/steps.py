@@ -11,7 +11,7 @@ from ..agents.chat import load_tokenizer
 from ..core.errors import UserError
 from ..data.episode import Episode
 from ..data.sidecar import read_about
-from ..data.steps import Delimiters, in_steps
+from ..data.steps import Delimiters, Text, in_steps
 from .dataset import PRMData, load_data
 from .model import Record
 from .vocabulary import check_vocabulary
@@ -112,15 +112,16 @@ def shown(delimiters: Delimiters) -> str:
     return f"steps that end with {told}{f' … ({len(delimiters)})' if len(delimiters) > _TOLD else ''}"
 
 
-def to_steps(episodes: Sequence[Episode], delimiters: Delimiters, where: str) -> list[Episode]:
+def to_steps(episodes: Sequence[Episode], delimiters: Delimiters, where: str, text: Text | None = None) -> list[Episode]:
     """The episodes in steps; that no delimiter is met is told.
 
     Args:
         where: what the episodes are of, for the message.
+        text: as in `data.steps.in_steps`.
     """
     if not delimiters:
         return list(episodes)
-    found = [in_steps(e, delimiters) for e in episodes]
+    found = [in_steps(e, delimiters, text) for e in episodes]
     tell(sum(len(e.turns) for e in episodes), sum(len(e.turns) for e in found), delimiters, where)
     return found
 

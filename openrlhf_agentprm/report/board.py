@@ -11,10 +11,15 @@ from .artifacts import Artifacts, Collected, Evaluated, Searched
 from .compare import Estimate, Gain, gain, of_entry, of_tasks
 
 BEST_OF = 8  # samples that a choice is made from, or the most below it that were evaluated
-FREE = ("fewest turns", "most turns", "log-probability per turn")
+FREE = ("fewest turns", "most turns", "length regression", "log-probability per turn")
 _JUDGES = {  # what evaluations compare PRMs with: kind, label, note
     "fewest turns": ("baseline", "fewest turns", "no PRM; wins where failures are long"),
     "most turns": ("baseline", "most turns", "no PRM; wins where failures are short"),
+    "length regression": (
+        "baseline",
+        "length regression",
+        "no PRM; success regressed on turns and sampled tokens, on the other half of the tasks",
+    ),
     "log-probability per turn": (
         "baseline",
         "log-probability per turn",
@@ -215,12 +220,13 @@ def _choices(e: Evaluated, policy: str, found: Artifacts) -> list[Group]:
 
 def _prm_note(e: Evaluated, name: str, found: Artifacts) -> str:
     """How the PRM's labels were made, where this run trained it, and what its scores must differ by."""
-    note = "highest score on the last turn"
+    how = e.result.get("aggregate", "last")
+    note = "highest score on the last turn" if how == "last" else f"highest {how} of the turns' scores"
     for trained in found.prms:
         stage = trained.stage
         if e.prms.get(name) == found.run.checkpoint(stage):
             made = f"those of {stage.flag('label.sidecar')}" if stage.flag("label.sidecar") else "td_gae"
-            note = f"highest last score; labels: {stage.flag('label.name', made)}"
+            note = f"highest {how} score; labels: {stage.flag('label.name', made)}"
     margin = e.result.get("tie_margin") or 0
     return note + (f"; scores within {margin:g} count as equal" if margin else "")
 

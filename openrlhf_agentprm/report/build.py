@@ -97,9 +97,9 @@ def _context(found: Artifacts) -> dict[str, Any]:
         return Gallery([(chart, svg(chart, next(numbers))) for chart in parts[0]], parts[1])
 
     def evaluation(e: Evaluated) -> dict[str, Any]:
-        choice, keys = charts.choice_chart(e, prms)
         quality = drawn(charts.quality_charts(e, prms))
-        return {"of": e, "choice": drawn(([choice], keys)), "quality": quality, "rows": _quality_rows(e)}
+        of = {"of": e, "choice": drawn(charts.choice_charts(e, prms)), "quality": quality, "rows": _quality_rows(e)}
+        return of | {name: e.result.get(name) or {} for name in ("verdicts", "aggregates", "monte_carlo")}
 
     style, script = _asset("style.css"), _asset("viewer.js")
     return {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from .artifacts import Artifacts, Evaluated, Trained
 from .board import FREE
@@ -40,7 +41,7 @@ _PPO = (  # tags in order of preference, title, hint, whether it is a share
     (("train/valid_actions",), "Valid actions", "Share of actions that the environment understood.", True),
 )
 _POLICY = 4  # the colour of the policy before PPO in the first chart
-_DASHES = {"fewest turns": "--", "log-probability per turn": "-.", "random": ":"}
+_DASHES = {"fewest turns": "--", "length regression": "--", "log-probability per turn": "-.", "random": ":"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def prm_name(found: Artifacts, trained: Trained) -> str:
     return next((name for e in found.evaluated for name, path in e.prms.items() if path == folder), trained.stage.label)
 
 
-def choice_chart(e: Evaluated, names: Sequence[str]) -> tuple[Chart, list[Key]]:
-    """Success against N for every way to choose; the most turns, the fewest's opposite, stand in the table alone."""
+def choice_charts(e: Evaluated, names: Sequence[str]) -> tuple[list[Chart], list[Key]]:
+    """Success against N and against sampled tokens for every way to choose; the most turns, the fewest's opposite, stand in the table alone."""
     curves = {name: curve for name, curve in e.result["best_of_n"].items() if name != "most turns"}
     series, keys = [], []
     for name in sorted(curves, key=lambda name: (name not in FREE, name)):
@@ -87,11 +88,29 @@ def choice_chart(e: Evaluated, names: Sequence[str]) -> tuple[Chart, list[Key]]:
         log2_x=True,
         ticks=sorted({x for s in series for x in s.x}),
     )
-    return chart, keys
+    return [chart, *_token_chart(e, series, ends)], keys
+
+
+def _token_chart(e: Evaluated, series: Sequence[Series], ends: str) -> list[Chart]:
+    """The same curves over what the samples cost, with greedy decoding where it is known."""
+    tokens = e.result.get("tokens_per_task")
+    if not tokens:
+        return []
+    moved = [replace(s, x=[tokens[str(int(n))] for n in s.x]) for s in series]
+    greedy, hint = (
+        e.result.get("greedy", {}),
+        "The same over the tokens that the policy sampled for a task; scoring by the PRM samples none.",
+    )
+    if greedy.get("tokens_per_task"):
+        moved.append(Series([greedy["tokens_per_task"]], [greedy["mean"]], 0, "", "D"))
+        hint += f" The diamond is greedy decoding, {100 * greedy['mean']:.1f} %."
+    told = f"Success against sampled tokens a task. At the most tokens: {ends}."
+    ticks = [round(value) for value in tokens.values()]
+    return [Chart("Success over tokens", hint, told, moved, "sampled tokens a task", percent=True, log2_x=True, ticks=ticks)]
 
 
 def quality_charts(e: Evaluated, names: Sequence[str]) -> tuple[list[Chart], list[Key]]:
-    """AUC by turn, promise against success by turn, reliability of the last turn's promise."""
+    """AUC by turn and by turns left, promise against success and calibration error by turn, reliability of the last turn's promise."""
     found = {name: quality for name, quality in e.result.get("prm_quality", {}).items() if quality["by_turn"]}
     if not found:
         return [], []
@@ -136,7 +155,45 @@ def quality_charts(e: Evaluated, names: Sequence[str]) -> tuple[list[Chart], lis
             diagonal=True,
         ),
     ]
-    return charts, [*(Key(name, colour_of(names, name)) for name in found), Key("succeeded", 0, "--")]
+    return [*charts, *_calibration_charts(found, names)], [
+        *(Key(name, colour_of(names, name)) for name in found),
+        Key("succeeded", 0, "--"),
+    ]
+
+
+def _calibration_charts(found: Mapping[str, Any], names: Sequence[str]) -> list[Chart]:
+    """What needs figures by turns left, which evaluations of before do not have."""
+    if not all(quality.get("by_turns_left") for quality in found.values()):
+        return []
+
+    def lines(rows: str, x: str, y: str) -> list[Series]:
+        told = [(name, [row for row in quality[rows] if row[y] is not None]) for name, quality in found.items()]
+        return [Series([row[x] for row in own], [row[y] for row in own], colour_of(names, name), marker="o") for name, own in told]
+
+    def listed(series: Sequence[Series]) -> str:
+        return "; ".join(f"{name} {_listed(s.y)}" for name, s in zip(found, series, strict=True))
+
+    left, error = lines("by_turns_left", "turns_left", "auc_within_task"), lines("by_turn", "turn", "ece")
+    return [
+        Chart(
+            "AUC by turns left",
+            "AUC between samples of one task, so many turns before the last. Longer episodes are at later turns there: length shows.",
+            f"AUC by turns left: {listed(left)}",
+            left,
+            "turns left",
+            integer_x=True,
+            level=0.5,
+            y_range=(min([0.45, *_values(left, -0.03)]), max([0.75, *_values(left, 0.03)])),
+        ),
+        Chart(
+            "Calibration error by turn",
+            "Mean distance between promise and share of successes, over ten bins, among episodes that go on. 0 is calibrated.",
+            f"Expected calibration error by turn: {listed(error)}",
+            error,
+            "turn t",
+            integer_x=True,
+        ),
+    ]
 
 
 def ppo_charts(runs: Sequence[Trained]) -> tuple[list[Chart], list[Key]]:

@@ -111,8 +111,10 @@ def _ppo_lines(board: Board) -> Iterator[Statement]:
 
 
 def _ranking_lines(board: Board) -> Iterator[Statement]:
-    """What the PRMs know, in a sentence for each evaluation; no interval is known, so it stays a fact."""
+    """What the PRMs know: each one's verdict, then how they rank turn by turn, of which no interval is known, so it stays a fact."""
     for e in board.evaluated:
+        for name, found in e.result.get("verdicts", {}).items():
+            yield Statement({"beyond_length": "better", "reversed": "worse"}.get(found["finding"], "fact"), f"{name} {found['sentence']}.")
         told = []
         for name, quality in e.result.get("prm_quality", {}).items():
             by_turn = [row["auc_within_task"] for row in quality["by_turn"] if row["auc_within_task"] is not None]

@@ -1,5 +1,6 @@
 """Labels from completions: numbers by hand, a game whose values are known, what survives a kill, and the real engine."""
 
+import json
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.annotate.completer import Completer
 from openrlhf_agentprm.annotate.completions import StoreStates
 from openrlhf_agentprm.annotate.montecarlo import er, mc_hard, mc_soft, rpe
+from openrlhf_agentprm.annotate.omega import omega
 from openrlhf_agentprm.cli import label
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
@@ -175,6 +177,23 @@ def test_a_killed_completion_goes_on_with_nothing_lost_and_nothing_twice(chat, t
             mc_soft.annotate(store, complete=game.completer(tmp_path / "completions", policy_digest="other"), samples=8)
 
 
+def test_a_killed_search_goes_on_to_the_same_turn(chat, tmp_path):
+    with EnvPool("thirdparty_count", {}, 8) as pool:
+        game = Game(chat, pool)
+        store = game.store(tmp_path / "store", 6)
+        game.stop_after = 10
+        with pytest.raises(KeyboardInterrupt):
+            omega.annotate(store, complete=game.completer(tmp_path / "completions"), samples=16)
+    assert len(EpisodeStore(tmp_path / "completions")) == 10
+    with EnvPool("thirdparty_count", {}, 8) as pool:
+        game = Game(chat, pool)
+        first = omega.annotate(store, complete=game.completer(tmp_path / "completions"), samples=16)
+        assert first.cost["completions"] == 16 * first.figures["states_completed"] == len(EpisodeStore(tmp_path / "completions"))
+        game.stop_after = 0  # whatever is played from here on would break
+        second = omega.annotate(store, complete=game.completer(tmp_path / "completions"), samples=16)
+        assert second.rows == first.rows and second.cost == first.cost and first.figures["failed_episodes"] > 0
+
+
 def test_an_environment_that_replays_differently_is_an_error(chat, tmp_path):
     with EnvPool("thirdparty_moody", {}, 4) as pool:
         game = Game(chat, pool)
@@ -209,6 +228,11 @@ def test_labels_by_the_real_engine_here_and_by_ray(tiny, count_store, tmp_path):
     assert about["cost"]["sampled_tokens"] > 0 and about["cost"]["completions"] == 2 * figures["states"]
     done = module("label", *line, "--label.name", "mc_hard", "--label.output", tmp_path / "hard")  # the same completions
     assert "completions" in done.stdout and len(EpisodeStore(tmp_path / "completions")) == about["cost"]["completions"]
-    extra = ["--label.options", '{"samples": 3}']
-    module("label", *line[:-2], *extra, "--label.name", "er", "--label.output", tmp_path / "er")  # one more of each state, in this process
-    assert len(EpisodeStore(tmp_path / "completions")) == 1.5 * about["cost"]["completions"]
+    module("label", *line, "--label.name", "omega", "--label.output", tmp_path / "omega")  # a few of them
+    assert len(EpisodeStore(tmp_path / "completions")) == about["cost"]["completions"]
+    found = read_about(tmp_path / "omega")
+    assert 0 < found["figures"]["states_completed"] < figures["states"] and found["figures"]["most_states_of_an_episode"] <= 3  # of 6 turns
+    assert 0 < found["cost"]["completions"] < about["cost"]["completions"] and 0 < found["cost"]["sampled_tokens"] < about["cost"]["sampled_tokens"]
+    extra = ["--label.options", json.dumps({"samples": 3, "q": str(tmp_path / "soft")})]
+    module("label", *line[:-2], *extra, "--label.name", "shaped", "--label.output", tmp_path / "shaped")  # one more of each, and of the starts
+    assert len(EpisodeStore(tmp_path / "completions")) == 3 * read_about(tmp_path / "shaped")["figures"]["states"] > 3 * figures["states"]

@@ -1,6 +1,6 @@
 """Speed against the host and against doing it the plain way, as ratios measured in one run.
 
-    python tests/benchmarks/speed.py [gae] [scoring] [labels] [collection] [commands]
+    python tests/benchmarks/speed.py [gae] [scoring] [labels] [evaluation] [collection] [commands]
 
 Timings on a shared machine are noisy; each ratio is of medians of runs that alternate.
 """
@@ -175,10 +175,12 @@ def commands() -> None:
 
 
 def labels() -> None:
-    """A million turns labelled by td_gae, scores given, and by mc_visits from a store on disk."""
+    """A million turns labelled by td_gae, scores given, and from a store on disk by mc_visits, rest_mcts and relabel."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from openrlhf_agentprm.annotate.relabel import relabel
+    from openrlhf_agentprm.annotate.rest import rest_mcts
     from openrlhf_agentprm.annotate.visits import mc_visits
     from openrlhf_agentprm.core.batches import LabelBatch
     from openrlhf_agentprm.core.labels import td_gae
@@ -217,11 +219,46 @@ def labels() -> None:
         figures = mc_visits.annotate(EpisodeStore(folder)).figures
         print(
             f"mc_visits: {figures['turns']:,} turns of {figures['states_and_actions']:,} states and actions in "
-            f"{time.perf_counter() - started:.1f} s (wanted under 10)"
+            f"{time.perf_counter() - started:.1f} s (wanted under 10)",
+            flush=True,
         )
+        for name, method in (("rest_mcts", rest_mcts), ("relabel", relabel)):
+            started = time.perf_counter()
+            rows = len(method.annotate(EpisodeStore(folder)).rows)
+            print(f"{name}: {rows:,} rows from {episodes * turns:,} turns in {time.perf_counter() - started:.1f} s", flush=True)
 
 
-ALL = ("gae", "scoring", "labels", "collection", "commands")
+def evaluation() -> None:
+    """All that cli.evaluate does but scoring, with three PRMs and Monte-Carlo values: 300 tasks × 16 samples of 3 to 12 turns."""
+    from openrlhf_agentprm.data.episode import Episode, Status, Turn
+    from openrlhf_agentprm.prm.comparison import beside_truth, compare
+    from openrlhf_agentprm.prm.evaluation import sample_grid
+    from openrlhf_agentprm.prm.ground_truth import GroundTruth
+
+    episodes = []
+    for task in range(300):
+        for sample in range(16):
+            turns = [Turn("an observation", f"act {k}", 20 + 15 * k, 25 + 15 * k) for k in range(int(torch.randint(3, 13, ())))]
+            tokens, success = torch.randint(5, 8, (turns[-1].action_end,)), bool(torch.rand(()) < 0.5)
+            tokens[:23] = 5  # states recur at the first turns
+            episodes.append(
+                Episode(
+                    env="e", task_id=str(task), split="test", seed=0, sample=sample, policy="p", policy_digest="d", sampling={},
+                    status=Status.SUCCESS if success else Status.FAILURE, outcome=float(success), terminated=True, truncated=False,
+                    token_ids=tokens.tolist(), logprobs=[-0.1] * len(tokens), turns=turns,
+                )
+            )  # fmt: skip
+    grid = sample_grid(episodes)
+    labels = {e.episode_id: (torch.rand(len(e.turns)).round(decimals=1).tolist(), [1.0] * len(e.turns)) for e in grid.episodes}
+    scores = {name: [torch.rand(len(e.turns)) for e in grid.episodes] for name in ("first", "second", "third")}
+    started = time.perf_counter()
+    compare(grid, scores)
+    between = time.perf_counter()
+    beside_truth(GroundTruth.of(grid, labels), scores, {"method": "mc_soft"}, "labels", 0.1)
+    print(f"evaluation: {between - started:.1f} s, and {time.perf_counter() - between:.1f} s against Monte-Carlo values", flush=True)
+
+
+ALL = ("gae", "scoring", "labels", "evaluation", "collection", "commands")
 if __name__ == "__main__":
     chosen = [a for a in sys.argv[1:] if a in ALL] or ALL
     torch.manual_seed(0)

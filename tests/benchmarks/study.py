@@ -48,7 +48,9 @@ GOALS = ["search", "evaluation", "test_ppo_agentprm", "test_ppo_outcome", "test_
 GOALS += ["random_search_2", "random_search_3", "random_search_4", "report"]
 
 
-def run(seeds: list[int], minutes: float, folder: str, goals: list[str]) -> None:
+def run(
+    seeds: list[int], minutes: float, folder: str, goals: list[str], recipe: str = str(HERE / "study.yaml"), changes: Any = changes
+) -> None:
     """Goal by goal, each in all seeds, stopping between stages once the time is up. A goal is a stage and all that it reads; "report" is
     the whole recipe."""
     from openrlhf_agentprm.cli.run import Display, parsers
@@ -58,8 +60,8 @@ def run(seeds: list[int], minutes: float, folder: str, goals: list[str]) -> None
     end = time.monotonic() + 60 * minutes
     for goal in goals:
         for seed in seeds:
-            recipe = load_recipe(str(HERE / "study.yaml"), changes(seed, folder), parsers())
-            part = recipe if goal == "report" else replace(recipe, stages=_read_by(recipe, goal))
+            whole = load_recipe(recipe, changes(seed, folder), parsers())
+            part = whole if goal == "report" else replace(whole, stages=_read_by(whole, goal))
             for stage in part.stages:
                 if time.monotonic() > end:
                     print("the slice is over; the same command goes on")

@@ -8,6 +8,8 @@ import pytest
 from launching import agentprm, module
 
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
+from openrlhf_agentprm.data.pairs import Pair, PairsSidecar
+from openrlhf_agentprm.data.sidecar import Sidecar, table_of
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 
 
@@ -205,3 +207,13 @@ def test_values_that_nothing_trains_are_refused(tiny, count_store):
     """td_qv regresses V on its target; `state` reads V where only the value term trains it."""
     for flags in (["--label.name", "td_qv"], ["--label.values", "state"]):
         refused(train_prm(tiny, count_store, *flags, "--loss.value_coef", 0), "--loss.value_coef 0 trains no V", flags[1])
+
+
+def test_labels_that_the_loss_cannot_take_are_named(tiny, count_store, tmp_path):
+    """Cross-entropy wants targets in [0, 1]; pairs are no targets."""
+    first = min(EpisodeStore(count_store).episodes(), key=lambda e: e.episode_id)
+    Sidecar(table_of([first.episode_id], [0], [-0.25], [True], [1.0])).save(tmp_path / "shaped", {"method": "shaped"})
+    done = train_prm(tiny, count_store, "--label.sidecar", tmp_path / "shaped", "--loss.kind", "soft_bce")
+    refused(done, f"episode {first.episode_id}, turn 0 has the target -0.25; wanted 0 to 1", "take --loss.kind mse")
+    PairsSidecar.of([Pair("a", 0, "b", 0, 0.5, 1.0)], {}, {}).save(tmp_path / "pairs", {"method": "relabel"})
+    refused(train_prm(tiny, count_store, "--label.sidecar", tmp_path / "pairs"), "holds preference pairs, where targets of turns are wanted")

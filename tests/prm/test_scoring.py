@@ -194,7 +194,8 @@ def test_length_batches_keep_within_the_budget():
 @pytest.mark.host
 def test_evaluate_names_prms_and_judges_them(quick_run):
     result = json.loads((quick_run / "evaluation.json").read_text())
-    assert set(result["best_of_n"]) == {"random", "oracle", "fewest turns", "most turns", "log-probability per turn", "AgentPRM"}
+    free = {"random", "oracle", "fewest turns", "most turns", "length regression", "log-probability per turn"}
+    assert set(result["best_of_n"]) == {*free, "AgentPRM"}
     one, eight = (result["best_of_n"]["AgentPRM"][n]["mean"] for n in ("1", "8"))
     assert one == pytest.approx(result["single_sample"]["mean"]) and eight > one
     assert result["best_of_n"]["oracle"]["8"]["mean"] >= eight

@@ -32,7 +32,9 @@ def test_every_part_is_there(page):
         assert text in read.text
     for text in ("Outcome of the training rollouts", "SFT loss: warm start", "PRM loss", "AUC by turn", "Calibration at the last turn"):
         assert text in read.text
-    assert len(read.all("svg", role="img")) == page.count("<figure>") == 8
+    for text in ("AUC by turns left", "Calibration error by turn", "Success over tokens", "Beyond length", "best, cross-fitted"):
+        assert text in read.text
+    assert len(read.all("svg", role="img")) == page.count("<figure>") == 11
     assert len(set(re.findall(r' id="([^"]+)"', page))) == len(re.findall(r' id="([^"]+)"', page))
     assert "What is not there" not in read.text
 
