@@ -10,6 +10,7 @@ from sums import LENGTH, TERMS, make_policy, make_store, right_so_far, semicolon
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.annotate.completer import Completer
 from openrlhf_agentprm.annotate.completions import StoreStates
+from openrlhf_agentprm.annotate.given import targets_in
 from openrlhf_agentprm.annotate.montecarlo import mc_soft
 from openrlhf_agentprm.cli import label
 from openrlhf_agentprm.core.errors import UserError
@@ -194,6 +195,13 @@ def test_bad_delimiters_are_refused(policy, store, tmp_path):
     with pytest.raises(UserError, match="no tokenizer could be loaded from 'slips'"):  # which is who played the episodes
         run_label(store, tmp_path / "none", "--label.name", "mc_visits", "--prm.step_delimiter_text", ";")
     assert not (tmp_path / "none").exists()
+
+
+def test_labels_of_whole_responses_are_not_taken_for_those_of_steps(store, chat, tmp_path):
+    run_label(store, tmp_path / "whole", "--label.name", "mc_visits")
+    assert len(targets_in(str(tmp_path / "whole"), store)) == len(store)
+    with pytest.raises(UserError, match="labels whole responses, but the store is read in steps that end with"):
+        targets_in(str(tmp_path / "whole"), StepStore(store.path, semicolon(chat)))
 
 
 @pytest.mark.host
