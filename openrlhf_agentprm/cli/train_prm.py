@@ -20,8 +20,9 @@ _SIZES = ("ring_attn_size", "tensor_parallel_size")
 
 def build_parser() -> argparse.ArgumentParser:
     """The host's SFT flags (model, data, DeepSpeed, LoRA, optimizer, checkpoints) with those of a PRM."""
+    from ..core.ensembles import COMBINE
     from ..host.parsers import host_parser
-    from ..prm.model import VALUES
+    from ..prm.model import OUTPUTS, VALUES
     from ..prm.step_flags import add_step_flags
 
     parser = host_parser("train_sft")
@@ -50,14 +51,32 @@ def build_parser() -> argparse.ArgumentParser:
     loss.add_argument(
         "--loss.kind",
         default="mse",
-        choices=["mse", "soft_bce"],
-        help="squared error on a linear head (the paper), or cross-entropy against soft targets on a sigmoid",
+        choices=list(OUTPUTS),
+        help=(
+            "mse: squared error on a linear head (arXiv 2511.08325); soft_bce: cross-entropy against soft targets on a sigmoid; pqm: right turns "
+            "of an episode above wrong ones (arXiv 2410.11287); pairs: preference pairs of --label.sidecar"
+        ),
     )
-    loss.add_argument("--loss.beta", type=float, help="weight of the progress term (default: td_qv 0, else 1.0, as arXiv 2511.08325)")
+    loss.add_argument(
+        "--loss.beta", type=float, help="weight of the progress term (default: td_qv 0 but for two_head, else 1.0, as arXiv 2511.08325)"
+    )
     loss.add_argument("--loss.value_coef", type=float, default=1.0, help="weight of the value term at every state; 0 is the paper")
     loss.add_argument(
         "--loss.reduce", default="turns", choices=["turns", "episodes"], help="mean over turns, or over episodes of their means"
     )
+    loss.add_argument(
+        "--loss.zeta", type=float, default=4.0, help="pqm: distance of wrong turns below right ones (2 and 4 in arXiv 2410.11287)"
+    )
+    loss.add_argument(
+        "--loss.margin_coef", type=float, default=0.0, help="pairs: distance asked for a unit of a pair's margin (arXiv 2307.09288, Eq 2)"
+    )
+    loss.add_argument("--loss.pairs_per_task", type=int, default=8, help="trajectory: pairs drawn of the episodes of a task; 0: all")
+    kind = parser.add_argument_group("kinds of reward models")
+    kind.add_argument("--prm.heads", type=int, default=4, help="heads: members on the shared backbone")
+    kind.add_argument("--prm.combine", default="mean", choices=COMBINE, help="heads: what their scores are combined to")
+    kind.add_argument("--prm.kappa", type=float, default=1.0, help="heads: standard deviations below the mean (lcb)")
+    kind.add_argument("--prm.bootstrap_disable", action="store_true", help="heads: train every head on all episodes")
+    kind.add_argument("--prm.compressed_copies", type=int, default=1, help="hierarchical: copies of an episode with a span compressed")
     add_step_flags(parser.add_argument_group("steps inside a response"))
     parser.add_argument("--eval.share", type=float, default=0.0, help="share of the tasks that is held out for evaluation after each epoch")
     return parser
@@ -73,13 +92,16 @@ def main(argv: Sequence[str]) -> int:
 def fill_in(args: Any) -> None:
     """Defaults that depend on the method: `td_qv` regresses Q and V on one target, and reads V where it was trained."""
     from ..data.sidecar import read_about
+    from ..prm.kinds import reads
 
     made = read_about(args.label.sidecar)["method"] if args.label.sidecar else None
-    args.label.name = args.label.name or made or "td_gae"
+    if reads(args, "label.name"):
+        args.label.name = args.label.name or made or "td_gae"
     at_states = args.label.name == "td_qv"
-    args.label.values = args.label.values or ("state" if at_states else "previous_q")
-    if args.loss.beta is None:
-        args.loss.beta = 0.0 if at_states else 1.0
+    if reads(args, "label.values"):
+        args.label.values = args.label.values or ("state" if at_states else "previous_q")
+    if reads(args, "loss.beta") and args.loss.beta is None:
+        args.loss.beta = 0.0 if at_states and args.prm.name != "two_head" else 1.0  # a head for progress alone is trained by β alone
 
 
 def train(args: Any) -> None:
@@ -90,6 +112,7 @@ def train(args: Any) -> None:
     from ..host.cpu import prepare_environment
     from ..host.launch import stand_alone
     from ..prm.dataset import attach_labels, shuffle_outcomes, split_by_task
+    from ..prm.kinds import trainable
     from ..prm.steps import step_loader
     from ..prm.vocabulary import check_vocabulary
 
@@ -102,7 +125,7 @@ def train(args: Any) -> None:
     data = load_data(args.data.dataset.split(","), max_len=args.data.max_len, max_samples=args.data.max_samples)
     if args.loss.kind == "soft_bce" and (args.label.dense_rewards_enable or any(not 0 <= e.outcome <= 1 for e in data.episodes)):
         raise UserError("--loss.kind soft_bce wants outcomes from 0 to 1 and no dense rewards; take --loss.kind mse")
-    if args.label.sidecar:
+    if args.label.sidecar and args.loss.kind != "pairs":
         labels = read_labels(args.label.sidecar)
         if args.loss.kind == "soft_bce" and (outside := targets_outside(labels, 0, 1)):
             raise UserError([f"--loss.kind soft_bce: {told}" for told in outside] + ["take --loss.kind mse for these labels"])
@@ -112,11 +135,14 @@ def train(args: Any) -> None:
     episodes, held_out = split_by_task(data.episodes, args.eval.share)
     if args.eval.dataset:
         held_out = load_data(args.eval.dataset.split(","), max_len=args.data.max_len).episodes
-    if len(episodes) < args.train.batch_size:
-        raise UserError(f"{len(episodes)} episodes do not fill one batch of --train.batch_size {args.train.batch_size}")
     check_vocabulary(args.model.model_name_or_path, args.data.dataset, episodes)
     tokenizer = load_tokenizer(args.model.model_name_or_path)
-    _train(args, tokenizer, episodes, held_out, data)
+    objective = trainable(args.prm.name).objective(episodes, args, data.labels)
+    if len(objective.lengths) < args.train.batch_size:
+        of = "" if len(objective.lengths) == len(episodes) else f", of {len(episodes)} episodes,"
+        items = "episodes" if not of else "items"
+        raise UserError(f"{len(objective.lengths)} {items}{of} do not fill one batch of --train.batch_size {args.train.batch_size}")
+    _train(args, tokenizer, objective, held_out, data)
 
 
 def _problems(args: Any) -> list[str]:
@@ -124,7 +150,7 @@ def _problems(args: Any) -> list[str]:
     from ..host.ppo_checks import unknown_options
     from ..prm.kinds import trainable
 
-    found = trainable(args.prm.name).problems(args)
+    found = trainable(args.prm.name).problems(args) + _unread(args)
     if not args.model.model_name_or_path:
         found.append("--model.model_name_or_path is required: a policy to start from, or a PRM")
     if not args.data.dataset:
@@ -137,25 +163,44 @@ def _problems(args: Any) -> list[str]:
             f"--train.batch_size {args.train.batch_size} is no multiple of --train.micro_batch_size {args.train.micro_batch_size}"
             f" × {processes} process(es)"
         )
-    label = LABELS.load(args.label.name)
     if args.label.sidecar:
         return found + _unsupported(args) + _sidecar_problems(args)
+    if args.label.name is None:  # the kind learns from outcomes alone
+        return found + _unsupported(args)
+    label = LABELS.load(args.label.name)
     if hasattr(label, "annotate"):
         told = f"make them with cli.label --label.name {args.label.name} and give the folder as --label.sidecar"
         return [*found, *_unsupported(args), f"--label.name {args.label.name} makes its labels from the whole store: {told}"]
     return found + _unsupported(args) + unknown_options("--label.options", args.label.options, label)
 
 
-def _sidecar_problems(args: Any) -> list[str]:
-    """Flags that would change labels which are made already."""
-    from ..data.sidecar import read_about
+def _unread(args: Any) -> list[str]:
+    """Flags that were given and that the kind, or the loss, does not read."""
+    from ..prm.kinds import flags, reads
 
-    made = read_about(args.label.sidecar)["method"]
+    defaults = {action.dest: action.default for action in build_parser()._actions}
+    given = [name for name, value in flags(args) if name in defaults and value != defaults[name]]
+    which = f"--prm.name {args.prm.name}" + (f" with --loss.kind {args.loss.kind}" if reads(args, "loss.kind") else "")
+    return [f"--{name} is given, but {which} does not read it" for name in given if not reads(args, name)]
+
+
+def _sidecar_problems(args: Any) -> list[str]:
+    """A sidecar that holds something else than is wanted, and flags that would change labels which are made already."""
+    from ..data.sidecar import read_about
+    from ..prm.kinds import reads
+
+    if not reads(args, "label.sidecar"):
+        return []
+    about = read_about(args.label.sidecar)
+    made, holds = about["method"], about.get("kind", "targets")
     found = (
         []
         if made == args.label.name
         else [f"--label.sidecar {args.label.sidecar} was made by {made}, not by --label.name {args.label.name}"]
     )
+    if (holds == "pairs") != (args.loss.kind == "pairs"):
+        takes = "wants pairs" if args.loss.kind == "pairs" else "wants targets of turns; pairs are for --loss.kind pairs"
+        found.append(f"--label.sidecar {args.label.sidecar} holds {holds}, but --loss.kind {args.loss.kind} {takes}")
     given = {
         "--label.options": args.label.options,
         "--label.bootstrap_enable": args.label.bootstrap_enable,
@@ -172,10 +217,10 @@ def _unsupported(args: Any) -> list[str]:
     return found + [f"{name} is not supported in PRM training" for name, value in on.items() if value]
 
 
-def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], data: PRMData) -> None:
+def _train(args: Any, tokenizer: Any, objective: Any, held_out: list[Any], data: PRMData) -> None:
     from ..host.prm_strategy import prepare_model, set_up
     from ..host.prm_trainer import PRMTrainer
-    from ..prm.kinds import trainable
+    from ..prm.kinds import OF_ALL, flags, reads, trainable
     from ..prm.model import Record
 
     kind = trainable(args.prm.name)
@@ -183,15 +228,16 @@ def _train(args: Any, tokenizer: Any, episodes: list[Any], held_out: list[Any], 
     summary = data.summary()
     strategy.print(f"{summary}")
     model = prepare_model(args, strategy, kind)
-    trainer = PRMTrainer(strategy, model, tokenizer, kind.objective(episodes, args, data.labels), held_out, args)
+    trainer = PRMTrainer(strategy, model, tokenizer, objective, held_out, args)
     trainer.fit()
-    label = {k: v for k, v in vars(args.label).items() if k not in ("name", "values")}
+    recorded = (*OF_ALL, "label.name", "label.values")
+    options = {name.partition(".")[2]: value for name, value in flags(args) if reads(args, name) and name not in recorded}
     record = Record(
         kind=args.prm.name,
-        method=args.label.name,
+        method=args.label.name or "outcome",
         **kind.recorded(args),
         step_delimiter=[list(d) for d in args.prm.step_delimiter],
-        options={**label, **vars(args.loss), "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed},
+        options={**options, "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed},
         data={"dataset": args.data.dataset, **summary},
     )
     trainer.save(args.ckpt.output_dir, record)

@@ -113,7 +113,16 @@ ADVANTAGES = Registry(
 REWARD_MODELS = Registry(
     "reward model",
     f"{_HERE}.reward_models",
-    {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"}
-    | {"remote": f"{_HERE}.prm.remote:RemotePRM"}
-    | {"trl": f"{_HERE}.prm.foreign:TRLPRM", "qwen_math_prm": f"{_HERE}.prm.foreign:QwenMathPRM"},
+    {
+        "scalar": f"{_HERE}.prm.scoring:ScalarPRM",
+        "two_head": f"{_HERE}.prm.kinds.two_head:TwoHeadPRM",
+        "spa": f"{_HERE}.prm.kinds.spa:SpaPRM",
+        "trajectory": f"{_HERE}.prm.kinds.trajectory:TrajectoryPRM",
+        "hierarchical": f"{_HERE}.prm.kinds.hierarchical:HierarchicalPRM",
+        "heads": f"{_HERE}.prm.kinds.heads:HeadsPRM",
+        "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM",
+        "remote": f"{_HERE}.prm.remote:RemotePRM",
+        "trl": f"{_HERE}.prm.foreign:TRLPRM",
+        "qwen_math_prm": f"{_HERE}.prm.foreign:QwenMathPRM",
+    },
 )

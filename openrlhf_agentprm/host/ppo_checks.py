@@ -141,19 +141,26 @@ def unknown_options(flag: str, options: Mapping[str, Any], function: Callable[..
 
 def _critic_problems(args: Any) -> list[str]:
     """What a PRM's record tells of a critic that starts from it; values that were never trained are a warning, as PPO trains them."""
-    from ..prm.model import Record, is_prm
+    from ..prm.model import SCALES, Record, is_prm
+    from ..prm.vocabulary import read_config
 
     path = args.critic.model_name_or_path
     reads = needs_critic(args) or args.algo.advantage.estimator == "gae"
     if not (path and reads and Path(path).is_dir() and is_prm(path)):
         return []
     record = Record.load(path)
+    if (labels := read_config(path).num_labels) != 1:
+        return [f"--critic.model_name_or_path {path} has {labels} heads (kind {record.kind}), and a critic reads one; take a scalar PRM"]
     if record.output != "linear":
         return [
             f"--critic.model_name_or_path {path} has a {record.output} output, which the critic would not apply; train with --loss.kind mse"
         ]
     if not record.value_trained:
         logger.warning("--critic.model_name_or_path %s: its V(s) was not trained at the states, so the critic starts from noise", path)
+    elif record.scale != "probability":
+        logger.warning(
+            "--critic.model_name_or_path %s is no value (%s), so the critic starts from another unit", path, SCALES[record.scale]
+        )
     return []
 
 
@@ -186,7 +193,17 @@ def _prm_problems(args: Any, ours: bool) -> list[str]:
 
 
 def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[str]:
-    if ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae" and not record.value_trained:
+    from ..prm.model import SCALES
+
+    values = ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae"
+    if values and record.scale != "probability":
+        return [
+            f"{path} (kind {record.kind}) cannot give values: {SCALES[record.scale]}; take --algo.advantage.values critic, or a PRM whose scores "
+            "estimate the outcome (scalar with --loss.kind mse or soft_bce, two_head, heads, hierarchical)"
+        ]
+    if ours and record.scale == "order":
+        logger.warning("%s: %s, so the unit of its process rewards is arbitrary; choose their weight with care", path, SCALES["order"])
+    if values and not record.value_trained:
         return [
             f"{path}: its V(s) was not trained at the states (method {record.method!r}), so it cannot give values; "
             "train with --loss.value_coef 1, or take --algo.advantage.values critic"

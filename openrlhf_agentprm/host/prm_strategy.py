@@ -33,8 +33,10 @@ def prepare_model(args: Any, strategy: Any, kind: Any) -> Any:
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         strategy.hf_config = HfDeepSpeedConfig(strategy.get_ds_train_config())  # kept alive: it makes loading shard the weights
+    further = kind.start_options(args) if hasattr(kind, "start_options") else {}
     model = kind.start(
         args.model.model_name_or_path,
+        **further,
         dtype=args.ds.param_dtype,
         attn_implementation=args.ds.attn_implementation,
         seed=args.train.seed,

@@ -115,8 +115,8 @@ class PRMTrainer:
         dist.all_gather_object(gathered, (last, first, outcomes, tasks))
         last, first, outcomes, tasks = ([x for part in gathered for x in part[k]] for k in range(4))
         scores, labels = torch.tensor(last), torch.tensor(outcomes)
-        return {
-            "eval_brier_last": metrics.brier(scores, labels),
+        ordered = getattr(self.objective, "scale", "probability") == "order"  # its distance to the outcome means nothing
+        return ({} if ordered else {"eval_brier_last": metrics.brier(scores, labels)}) | {
             "eval_auc_last": metrics.auc(scores, labels > 0.5),
             "eval_auc_first": metrics.auc(torch.tensor(first), labels > 0.5),
             "eval_auc_last_within_task": metrics.auc_within(scores, labels > 0.5, tasks)[0],
