@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     from ..core.ensembles import COMBINE
     from ..host.parsers import host_parser
     from ..prm.model import OUTPUTS, VALUES
+    from ..prm.step_flags import add_step_flags
 
     parser = host_parser("train_sft")
     parser.prog = "deepspeed --module openrlhf_agentprm.cli.train_prm"
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_implicit_flags(parser)
     _add_inverse_flags(parser)
     _add_data_flags(parser)
+    add_step_flags(parser.add_argument_group("steps inside a response"))
     return parser
 
 
@@ -152,9 +154,10 @@ def train(args: Any) -> None:
     from ..host.cpu import prepare_environment
     from ..host.launch import stand_alone
     from ..host.prm_strategy import set_up
-    from ..prm.dataset import attach_labels, load_data, shuffle_outcomes, split_by_task
+    from ..prm.dataset import attach_labels, shuffle_outcomes, split_by_task
     from ..prm.kinds import trainable
     from ..prm.replay import cap_older
+    from ..prm.steps import step_loader
     from ..prm.vocabulary import check_vocabulary
 
     if problems := _problems(args):
@@ -162,6 +165,7 @@ def train(args: Any) -> None:
     prepare_environment(alone=True)
     stand_alone()
     activate()
+    load_data = step_loader(args)
     data = load_data(args.data.dataset.split(","), max_len=args.data.max_len, max_samples=args.data.max_samples)
     if args.loss.kind == "soft_bce" and (args.label.dense_rewards_enable or any(not 0 <= e.outcome <= 1 for e in data.episodes)):
         raise UserError("--loss.kind soft_bce wants outcomes from 0 to 1 and no dense rewards; take --loss.kind mse")
@@ -292,7 +296,7 @@ def _unsupported(args: Any) -> list[str]:
 def _train(args: Any, strategy: Any, tokenizer: Any, objective: Any, episodes: list[Any], held_out: list[Any], data: PRMData) -> None:
     from ..host.prm_strategy import prepare_model
     from ..host.prm_trainer import PRMTrainer
-    from ..prm.kinds import flags, reads, trainable
+    from ..prm.kinds import OF_ALL, flags, reads, trainable
     from ..prm.model import Record
     from ..prm.replay import iterations
 
@@ -303,13 +307,14 @@ def _train(args: Any, strategy: Any, tokenizer: Any, objective: Any, episodes: l
     model = prepare_model(args, strategy, kind)
     trainer = PRMTrainer(strategy, model, tokenizer, objective, held_out, args)
     trainer.fit()
-    recorded = ("prm.name", "label.name", "label.values")
+    recorded = (*OF_ALL, "label.name", "label.values")
     options = {name.rpartition(".")[2]: value for name, value in flags(args) if reads(args, name) and name not in recorded}
     about = {"method": args.label.name or "outcome", **kind.recorded(args)}
     own = about.pop("options", {})
     record = Record(
         kind=args.prm.name,
         **about,
+        step_delimiter=[list(d) for d in args.prm.step_delimiter],
         options={**options, "epochs": args.train.max_epochs, "lr": args.adam.lr, "seed": args.train.seed, **own},
         data={"dataset": args.data.dataset, "start": args.model.model_name_or_path, **summary},
     )

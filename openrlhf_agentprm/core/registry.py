@@ -90,7 +90,11 @@ _HERE = "openrlhf_agentprm"
 ENVS = Registry(
     "environment",
     f"{_HERE}.envs",
-    {"babyai": f"{_HERE}.envs.babyai.env:BabyAIEnv", "alfworld": f"{_HERE}.envs.alfworld.env:AlfworldEnv"},
+    {
+        "babyai": f"{_HERE}.envs.babyai.env:BabyAIEnv",
+        "alfworld": f"{_HERE}.envs.alfworld.env:AlfworldEnv",
+        "arithmetic": f"{_HERE}.envs.arithmetic:ArithmeticEnv",
+    },
 )
 LABELS = Registry(
     "label",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError, did_you_mean
 from ..core.registry import ADVANTAGES
+from ..data.steps import Delimiters
 
 if TYPE_CHECKING:
     from ..prm.model import Record
@@ -75,6 +76,26 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
     if args.prm.model_name_or_path:
         found += _prm_problems(args, ours)
     return found + _critic_problems(args)
+
+
+def unread_delimiters(args: Any, ours: bool) -> list[str]:
+    """Step delimiters of a run in which nothing reads turns."""
+    given = args.prm.step_delimiter is not None or args.prm.step_delimiter_text is not None
+    if not given or ours or args.prm.model_name_or_path:
+        return []
+    return [
+        f"--prm.step_delimiter is given, but nothing reads steps: --algo.advantage.estimator {args.algo.advantage.estimator} is the host's, and "
+        "there is no --prm.model_name_or_path"
+    ]
+
+
+def step_delimiters(args: Any) -> Delimiters:
+    """What ends a step of a rollout: the flags' delimiters, else those that the PRM was trained with."""
+    from ..prm.ensemble import checkpoints_of
+    from ..prm.steps import given_delimiters, settle
+
+    path = args.prm.model_name_or_path
+    return settle(given_delimiters(args.prm, args.actor.model_name_or_path), checkpoints_of(args.prm.name, path) if path else [])
 
 
 def unread_flags(a: Any) -> list[str]:

@@ -27,11 +27,13 @@ class PRMData:
     episodes: list[Episode]
     left_out: Counter[str] = field(default_factory=Counter)
     labels: Labels | None = None
+    steps_per_turn: float | None = None  # where responses were divided
 
     def summary(self) -> dict[str, object]:
         return {
             "episodes": len(self.episodes),
             "turns": sum(len(e.turns) for e in self.episodes),
+            **({} if self.steps_per_turn is None else {"steps_per_turn": round(self.steps_per_turn, 2)}),
             "tasks": len({e.task_id for e in self.episodes}),
             "mean_outcome": sum(e.outcome for e in self.episodes) / max(1, len(self.episodes)),
             "left_out": dict(self.left_out),

@@ -19,6 +19,7 @@ from .branches import BranchBatch, branch_batch, check_branches, read_places, re
 from .dataset import Labels, PRMBatch, load_data, split_by_task
 from .model import start_from
 from .scoring import ScalarPRM
+from .steps import to_steps
 from .vocabulary import check_vocabulary, read_config
 
 NEXT = ("full", "stop", "target")
@@ -112,6 +113,9 @@ class InverseObjective:
     def __init__(self, train: Sequence[Episode], args: Any) -> None:
         self.args = args
         experts = load_data(args.data.expert_dataset.split(","), max_len=args.data.max_len).episodes
+        if args.prm.step_delimiter and args.data.next_actions:
+            raise UserError("--data.next_actions holds whole actions, which --prm.step_delimiter would divide; leave out one of the two")
+        experts = to_steps(experts, args.prm.step_delimiter or (), args.data.expert_dataset)
         experts, _ = split_by_task(experts, args.eval.share)
         if not experts:
             raise UserError("every task of --data.expert_dataset is held out by --eval.share; give more tasks or a smaller share")

@@ -18,6 +18,7 @@ import torch
 
 from ..core.errors import UserError
 from ..data.layout import TurnPositions
+from ..data.steps import Delimiters
 from .vocabulary import check_same_vocabulary, read_config
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,6 +44,7 @@ class Record:
             V(s_0) = 0) or "state" (before the action).
         output: what stands between head and score: "linear" (nothing) or "sigmoid".
         value_trained: V was trained at the states; without it V(s_0) is no value at all.
+        step_delimiter: token ids that ended a step of a response (`data.steps`); none: its turns were whole responses.
         scale: what a score is, one of `SCALES`; all but "probability" are no values for PPO.
     """
 
@@ -50,11 +52,16 @@ class Record:
     values: str = "previous_q"
     output: str = "linear"
     value_trained: bool = True
+    step_delimiter: list[list[int]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     kind: str = "scalar"
     scale: str = "probability"
+
+    @property
+    def delimiters(self) -> Delimiters:
+        return tuple(sorted(tuple(sequence) for sequence in self.step_delimiter))
 
     def save(self, folder: str | Path) -> None:
         self.versions = {name: _version(name) for name in ("openrlhf-agentprm", "openrlhf", "transformers", "torch")}

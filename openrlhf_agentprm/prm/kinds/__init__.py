@@ -103,10 +103,14 @@ LABELLED = ("label.*", "loss.kind", "loss.beta", "loss.value_coef", "loss.reduce
 """Flags of every kind whose turns are regressed on labels."""
 
 
+OF_ALL = ("prm.name", "prm.step_delimiter", "prm.step_delimiter_text")
+"""Flags of every kind."""
+
+
 def reads(args: Any, flag: str) -> bool:
     """Whether the kind that is trained reads a flag, such as "loss.beta"."""
     listed = getattr(REWARD_MODELS.load(args.prm.name), "reads", None)
-    return listed is None or flag == "prm.name" or any(fnmatch.fnmatch(flag, pattern) for pattern in listed(args))
+    return listed is None or flag in OF_ALL or any(fnmatch.fnmatch(flag, pattern) for pattern in listed(args))
 
 
 def flags(args: Any) -> Iterator[tuple[str, Any]]:
