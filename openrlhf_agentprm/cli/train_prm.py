@@ -161,8 +161,9 @@ def _data_problems(args: Any) -> list[str]:
     """What is wrong with the flags of `_add_data_flags`."""
     from ..prm.kinds import trainable
 
-    found = []
-    data, supports = args.data, getattr(trainable(args.prm.name), "supports", frozenset())
+    found: list[str] = []
+    data = args.data
+    supports: frozenset[str] = getattr(trainable(args.prm.name), "supports", frozenset())
     if not 0 < data.replay_decay <= 1:
         found.append(f"--data.replay_decay is {data.replay_decay}; wanted above 0 and at most 1, which weighs all iterations alike")
     if data.replay_decay < 1 and "replay" not in supports:
