@@ -226,7 +226,7 @@ def _data_problems(args: Any) -> list[str]:
     """What is wrong with the flags of `_add_data_flags`."""
     from ..prm.kinds import trainable
 
-    found = []
+    found: list[str] = []
     data = args.data
     supports: frozenset[str] = getattr(trainable(args.prm.name), "supports", frozenset())
     if not 0 < data.replay_decay <= 1:
