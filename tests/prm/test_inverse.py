@@ -19,7 +19,7 @@ from openrlhf_agentprm.prm.vocabulary import read_config
 
 
 def flags(policy, experts, **changes):
-    loss = {"kind": "mse", "reduce": "turns", "value_coef": 1.0, "inverse_gamma": 1.0, "inverse_next": "full", "target_every": 2}
+    loss = {"kind": "mse", "reduce": "turns", "inverse_value_coef": 1.0, "inverse_gamma": 1.0, "inverse_next": "full", "target_every": 2}
     loss |= {"inverse_own_enable": False} | changes.pop("loss", {})
     return SimpleNamespace(
         model=SimpleNamespace(model_name_or_path=str(policy)),
