@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from openrlhf_agentprm.cli.run import parsers
+from openrlhf_agentprm.cli.train_prm import build_parser
 from openrlhf_agentprm.core.arguments import problems_of
 from openrlhf_agentprm.core.registry import LABELS, REWARD_MODELS
+from openrlhf_agentprm.prm.model import OUTPUTS
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = sorted(e.name for e in LABELS.entries() if e.distribution == "openrlhf-agentprm")
@@ -41,6 +43,33 @@ def test_every_reward_model_has_a_page():
     index = (DOCS / "reward-models" / "README.md").read_text()
     for name in (e.name for e in REWARD_MODELS.entries() if e.distribution == "openrlhf-agentprm"):
         assert (DOCS / "reward-models" / f"{name}.md").is_file() and f"[{name}]({name}.md)" in index
+
+
+def test_every_loss_has_a_page():
+    index = (DOCS / "losses" / "README.md").read_text()
+    assert OUTPUTS.keys() == {page.stem for page in (DOCS / "losses").glob("*.md")} - {"README"}
+    for name in OUTPUTS:
+        text = (DOCS / "losses" / f"{name}.md").read_text()
+        assert f"[{name}]({name}.md)" in index and "arXiv" in text and "**When**" in text and "**Measured**" in text
+
+
+def test_flags_of_losses_and_reward_models_have_the_defaults_of_the_code():
+    actions = {option: action for action in build_parser()._actions for option in action.option_strings}
+    seen = set()
+    for page in [*(DOCS / "losses").glob("*.md"), *(DOCS / "reward-models").glob("*.md")]:
+        for flag, default in re.findall(r"^\| `(--[\w.]+)` \| (\S+) \|", page.read_text(), re.M):
+            code = actions[flag].default
+            assert default == ("–" if code is None else str(code).lower() if isinstance(code, bool) else str(code)), f"{page}: {flag}"
+            seen.add(flag)
+    assert {"--loss.zeta", "--loss.margin_coef", "--loss.pairs_per_task", "--prm.heads", "--prm.compressed_copies"} <= seen
+
+
+def test_the_example_of_a_kind_is_the_one_that_is_trained():
+    """Line by line, without its comments."""
+    shown = re.search(r"```python\n(.*?)```", (DOCS / "reward-models" / "README.md").read_text(), re.S).group(1)
+    code = (Path(__file__).parent / "plugins/thirdparty_agents/kinds.py").read_text()
+    lines = {line.strip() for line in code.splitlines()}
+    assert not [line for line in shown.splitlines() if line.partition("  # ")[0].strip() not in lines]
 
 
 def test_links_lead_somewhere():

@@ -40,13 +40,13 @@ class Completer:
         self.folder = Path(folder)
         self.play = play
         self.who: dict[str, Any] = {"policy": policy, "policy_digest": policy_digest, "sampling": sampling, "seed": seed}
-        self._asked: dict[str, int] = {}  # completions by id, to the number of turns before each
+        self._asked: dict[str, int] = {}  # completions by id, to the number of tokens before each
 
     def __call__(self, states: Sequence[State], samples: int) -> dict[str, list[float]]:
         from tqdm import tqdm
 
         wanted = list(assignments(states, samples, **self.who))
-        ids = {a.episode_id: state.turns for state, a in wanted}
+        ids = {a.episode_id: state.position for state, a in wanted}
         with EpisodeWriter(self.folder) as writer:
             missing = [a for _, a in wanted if a.episode_id not in writer.ids]
             began = time.monotonic()
@@ -73,7 +73,8 @@ class Completer:
     def cost(self) -> dict[str, float]:
         cost = {"completions": len(self._asked), "sampled_tokens": 0, "environment_steps": 0, "completion_seconds": self._seconds()}
         for episode in self._played(self._asked):
-            cost["sampled_tokens"] += sum(t.action_end - t.action_start for t in episode.turns[self._asked[episode.episode_id] :])
+            before = self._asked[episode.episode_id]
+            cost["sampled_tokens"] += sum(max(0, t.action_end - max(t.action_start, before)) for t in episode.turns)
             cost["environment_steps"] += len(episode.turns)  # with those that rebuilt the state
         return cost
 

@@ -36,6 +36,11 @@ class State:
     turns: int = field(compare=False)
 
     @property
+    def position(self) -> int:
+        """Tokens before it; those behind it are sampled."""
+        return self.episode.turns[self.turns].action_start
+
+    @property
     def prefix(self) -> Prefix:
         return prefix_of(self.episode, self.turns)
 

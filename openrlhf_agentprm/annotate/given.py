@@ -12,7 +12,7 @@ import torch
 from ..core.errors import UserError
 from ..data.episode import Episode
 from ..data.layout import spans_of
-from ..data.sidecar import Sidecar, read_labels, table_of
+from ..data.sidecar import Sidecar, read_about, read_labels, table_of
 from ..data.store import EpisodeStore
 from .paths import progress_over
 
@@ -73,8 +73,13 @@ def targets_in(folder: str, store: EpisodeStore) -> Targets:
     """Targets made before, of the episodes of a store.
 
     Raises:
-        UserError: they are not whole, or of none of the store's episodes.
+        UserError: they are not whole, of none of the store's episodes, or of other steps than the store is read in.
     """
+    from ..prm.steps import as_delimiters, shown
+
+    made, wanted = as_delimiters(read_about(folder).get("step_delimiter", [])), getattr(store, "delimiters", ())
+    if made != wanted:
+        raise UserError(f"{folder} labels {shown(made)}, but the store is read in {shown(wanted)}; give both the same --prm.step_delimiter")
     found = {episode: targets for episode, (targets, _) in read_labels(folder).items()}
     if not found.keys() & store.ids():
         raise UserError(f"{folder} has a label for no episode of {store.path}; was it made for another store?")

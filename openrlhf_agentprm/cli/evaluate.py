@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError, collecting
 from ..core.registry import REWARD_MODELS
+from ..prm.step_flags import add_step_flags
 from ..rollout.config import positive_int
 from .boundary import run_command
 
@@ -49,6 +51,7 @@ def build_parser() -> Parser:
     add("--eval.mc_margin", type=margin, default=0.0, help="sibling actions whose Monte-Carlo values differ by no more are not compared")
     add("--prm.model_name_or_path", nargs="*", default=[], help="checkpoints, as PATH or NAME=PATH")
     add("--prm.name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of reward model (auto: as the checkpoint says)")
+    add_step_flags(parser)
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the backbone")
     add("--prm.max_tokens", type=int, default=16_384, help="padded tokens a scoring batch")
     add("--prm.device", default=None, help="device (cuda where there is one)")
@@ -112,6 +115,18 @@ def read_grid(args: Any, problems: list[str]) -> Any:
         problems += ev.grid_problems(grid, args.eval.dataset, args.eval.max_samples_per_task)
         return grid
     return None
+
+
+def in_steps(args: Any, checkpoints: list[str], grid: Any) -> Any:
+    """The same episodes in steps, where the flags say so or the PRMs were trained on steps; baselines then count steps too."""
+    from ..agents.chat import load_tokenizer
+    from ..prm.steps import given_delimiters, settle, to_steps
+
+    model = next(iter(checkpoints), None)
+    delimiters = settle(given_delimiters(args.prm, model), checkpoints)
+    read = load_tokenizer(model) if delimiters and model else None
+    text = (lambda tokens: read.decode(list(tokens), skip_special_tokens=True)) if read else None
+    return dataclasses.replace(grid, episodes=to_steps(grid.episodes, delimiters, args.eval.dataset, text))
 
 
 def read_truth(args: Any, grid: Any, problems: list[str]) -> Any:
@@ -192,6 +207,8 @@ def evaluate(args: Any) -> dict[str, Any]:
                 for checkpoint in checkpoints_of(args.prm.name, path):
                     with collecting(problems):
                         check_vocabulary(checkpoint, args.eval.dataset, grid.episodes)
+        with collecting(problems):
+            grid = in_steps(args, [c for path in prms.values() for c in checkpoints_of(args.prm.name, path)], grid)
         truth, greedy = read_truth(args, grid, problems), read_greedy(args, grid, problems)
     if problems:
         raise UserError(problems)

@@ -6,14 +6,18 @@ import inspect
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.arguments import Parser, nest, parse
 from ..core.errors import UserError
 from ..core.registry import LABELS
+from ..prm.step_flags import add_step_flags
 from ..rollout.config import add_play_flags, json_object, non_negative_int
 from .boundary import run_command
 from .label_actions import actor
+
+if TYPE_CHECKING:
+    from ..data.store import EpisodeStore
 
 _OF_COMPLETIONS = ("policy.", "completions.", "vllm.", "env.")
 
@@ -33,6 +37,7 @@ def build_parser() -> Parser:
     add("--label.name", default="mc_visits", choices=LABELS.names(), help="method (agentprm list labels)")
     add("--label.options", type=json_object, default={}, help="options of the method, as a JSON object")
     add("--label.output", required=True, help="folder of the sidecar")
+    add_step_flags(parser)
     completions = parser.add_argument_group("completions (mc_soft, mc_hard, er, rpe, omega, shaped)")
     add = completions.add_argument
     add(
@@ -54,7 +59,6 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    from ..data.store import EpisodeStore
     from ..host.ppo_checks import unknown_options
 
     parser = build_parser()
@@ -76,9 +80,13 @@ def main(argv: Sequence[str]) -> int:
     completes, acts = (name in inspect.signature(method.annotate).parameters for name in ("complete", "act"))
     if not (completes or acts):
         unread = [name for name, value in vars(flags).items() if name.startswith(_OF_COMPLETIONS) and value != parser.get_default(name)]
+        if (args.prm.step_delimiter or args.prm.step_delimiter_text) and "policy.model_name_or_path" in unread:
+            unread.remove("policy.model_name_or_path")  # whose tokens they are
         problems += [f"--{name} is given, but --label.name {args.label.name} plays no completions" for name in unread]
     if problems:
         raise UserError(problems)
+    from ..data.store import EpisodeStore
+
     store = EpisodeStore(args.data.dataset)
     given = dict(args.label.options)
     about = {"method": args.label.name, "options": args.label.options, "dataset": args.data.dataset}
@@ -89,12 +97,29 @@ def main(argv: Sequence[str]) -> int:
         given["act"] = actor(args, _common(store, args))
         about |= given["act"].who
     began = time.monotonic()
-    sidecar = method.annotate(store, **given)
+    sidecar = method.annotate(_in_steps(args, store, about), **given)
     sidecar.cost["seconds"] = round(time.monotonic() - began, 3)
     sidecar.save(args.label.output, about)
     for name, value in {**sidecar.figures, **sidecar.cost}.items():
         print(f"{name.replace('_', ' '):<24} {value}")
     return 0
+
+
+def _in_steps(args: Any, store: EpisodeStore, about: dict[str, Any]) -> EpisodeStore:
+    """The store with its responses divided as the flags say, which is noted in `about`."""
+    from ..data.step_store import StepStore
+    from ..prm.steps import given_delimiters, tell
+
+    policy = args.policy.model_name_or_path or next((row["policy"] for row in store.rows(["policy"])), "")
+    known = args.prm.step_delimiter_text is not None or Path(policy).exists()
+    delimiters = given_delimiters(args.prm, policy if known else None)
+    if not delimiters:
+        return store
+    divided = StepStore(store.path, delimiters)
+    turns, steps = (sum(len(row["turns"]) for row in s.rows(["turns"])) for s in (store, divided))
+    tell(turns, steps, delimiters, args.data.dataset)
+    about |= {"step_delimiter": delimiters, "steps_per_turn": round(steps / max(1, turns), 2)}
+    return divided
 
 
 def _completer(args: Any, store: Any) -> Any:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError, collecting
 from ..core.registry import REWARD_MODELS
+from ..prm.step_flags import add_step_flags
 from ..rollout.config import EnvConfig, add_env_flags, check_context, positive_int
 from ..search.methods import Method
 from .boundary import run_command
 from .evaluate import named
-from .search_flags import add_search_flags, as_now, check_scores, entry_of, methods_of, options_of
+from .search_flags import add_search_flags, as_now, check_scores, entry_of, methods_of, options_of, step_tokens
 
 if TYPE_CHECKING:
     from ..search.nodes import Scorer
@@ -32,6 +33,7 @@ def build_parser() -> Parser:
     add("--prm.model_name_or_path", nargs="*", default=[], help="PRMs that rank them, as PATH or NAME=PATH")
     add("--prm.name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of reward model (auto: as the checkpoint says)")
     add("--prm.param_dtype", default="fp32", choices=["fp32", "bf16", "fp16"], help="dtype of the PRM's backbone")
+    add_step_flags(parser)
     add_search_flags(parser)
     add("--data.max_len", type=int, default=None, help="context in tokens (2048, or what the policy has if that is less)")
     add("--vllm.tensor_parallel_size", type=int, default=1, help="GPUs for one copy of the policy")
@@ -53,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
         with collecting(problems):
             check_scores(args.prm.name, path)
             check_reward_model(args.prm.name, path, args.policy.model_name_or_path)
+    with collecting(problems):
+        args.search.step_tokens = step_tokens(args, prms.values()) if not problems else ()
     if not args.prm.model_name_or_path and args.search.random_disable:
         problems.append("nothing ranks the actions: give --prm.model_name_or_path, or leave out --search.random_disable")
     if problems:

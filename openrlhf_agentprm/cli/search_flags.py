@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 from ..core.errors import UserError, collecting
@@ -12,6 +14,7 @@ from ..search.methods import TAKES, Method, parse_method, without_part
 from ..search.options import PRIORS, RESTORE, RULES, Options
 from .evaluate import margin
 
+logger = logging.getLogger(__name__)
 FLAG_OF = {"margin": "tie_margin", "exploration": "mcts_exploration"}
 """Flags whose names are not their option's."""
 
@@ -96,7 +99,8 @@ def options_of(args: Any, method: Method, max_retries: int) -> Options:
     s = args.search
     own = {name: getattr(s, FLAG_OF.get(name, name)) for name in TAKES[method.kind] if name != "pav_alpha"}
     budget = Budget(s.budget_tokens, s.budget_turns, s.budget_seconds)
-    return Options(seed=s.seed, max_retries=max_retries, budget=budget, restore=s.restore, **own)
+    steps = tuple(getattr(args.search, "step_tokens", ()))
+    return Options(seed=s.seed, max_retries=max_retries, budget=budget, restore=s.restore, step_tokens=steps, **own)
 
 
 def entry_of(args: Any, method: Method, *, control: bool) -> dict[str, Any]:
@@ -115,16 +119,39 @@ def entry_of(args: Any, method: Method, *, control: bool) -> dict[str, Any]:
     if "pav_alpha" in TAKES[method.kind]:
         prover = "" if control or s.prover is None else s.prover
         entry |= {"pav_alpha": 0.0 if control else s.pav_alpha, "pav_best_of_k": None if control else s.pav_best_of_k, "prover": prover}
+    entry["step_tokens"] = list(options.step_tokens)
     return entry | {"budget_tokens": s.budget_tokens, "budget_turns": s.budget_turns, "budget_seconds": s.budget_seconds}
 
 
-EARLIER = {"tie_margin": 0.0, "policy_margin": 0.0, "logprob_weight": 0.0, "pav_alpha": 0.0, "pav_best_of_k": None, "prover": ""}
-EARLIER |= {"budget_tokens": None, "budget_turns": None, "budget_seconds": None}
+EARLIER: dict[str, Any] = {"tie_margin": 0.0, "policy_margin": 0.0, "logprob_weight": 0.0, "pav_alpha": 0.0, "pav_best_of_k": None, "prover": ""}
+EARLIER |= {"step_tokens": [], "budget_tokens": None, "budget_turns": None, "budget_seconds": None}
 
 
 def as_now(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry of an earlier version with what it did not yet say."""
     return {**EARLIER, "method": f"{entry.get('beams')}x{entry.get('actions')}", **entry}
+
+
+def step_tokens(args: Any, paths: Iterable[str]) -> tuple[int, ...]:
+    """The tokens at which sampling stops to choose among steps: those of the flags, else those that the PRMs were trained with.
+
+    Raises:
+        UserError: no delimiter is a single token, at which an engine could stop.
+    """
+    from ..prm.ensemble import checkpoints_of
+    from ..prm.steps import given_delimiters, settle, shown
+
+    given = given_delimiters(args.prm, args.policy.model_name_or_path)
+    delimiters = settle(given, [checkpoint for path in paths for checkpoint in checkpoints_of(args.prm.name, path)])
+    single = tuple(d[0] for d in delimiters if len(d) == 1)
+    if len(single) < len(delimiters) and not single:
+        raise UserError(
+            f"a search stops the engine at one token, and none of the {shown(delimiters)} is one; give --prm.step_delimiter with single ids, or "
+            "none to search over whole responses"
+        )
+    if len(single) < len(delimiters):
+        logger.warning("delimiters of several tokens end no step in a search: %s", shown(tuple(d for d in delimiters if len(d) > 1)))
+    return single
 
 
 def methods_of(args: Any, problems: list[str]) -> list[Method]:

@@ -116,6 +116,33 @@ def _behind_the_end(batch: LabelBatch, bootstrap: bool, dense: bool) -> tuple[to
 
 
 @torch.no_grad()
+def progress_targets(targets_BK: torch.Tensor, v_BK: torch.Tensor, mask_BK: torch.Tensor, *, values: str) -> torch.Tensor:
+    """Targets of a head of its own for progress, from those of the promise.
+
+        values "previous_q":  Â_t = Q̂_t − Q̂_{t−1},  Â_0 = Q̂_0 − V(s_0)    (arXiv 2511.08325, Eq 7-8)
+        values "state":       Â_t = Q̂_t − V(s_t)                           (Eq 5)
+
+    Args:
+        targets_BK: Q̂_t; NaN: no label.
+        v_BK: the model's own V(s_t).
+        mask_BK: bool, True = a turn.
+        values: how V(s_t) is read.
+
+    Returns:
+        targets of A_t, no gradient; NaN where one of the two is missing and at masked places.
+    """
+    checks.same_layout(mask_BK, targets_BK=targets_BK, v_BK=v_BK)
+    if values not in ("previous_q", "state"):
+        raise ValueError(f"values is {values!r}; wanted 'previous_q' or 'state'")
+    before_BK = v_BK
+    if values == "previous_q":
+        valid = ValidEntries(mask_BK)
+        first_B1 = valid.gather(v_BK)[:, :1]
+        before_BK = valid.scatter(torch.cat([first_B1, valid.gather(targets_BK)[:, :-1]], dim=1))
+    return torch.where(mask_BK, targets_BK - before_BK, float("nan"))
+
+
+@torch.no_grad()
 def outcome_all(batch: LabelBatch) -> torch.Tensor:
     """Registry entry `outcome_all` (PVM): Q̂_t = r at every turn, the λ = 1 end of `td_gae` (baseline of arXiv 2511.08325)."""
     return torch.where(batch.mask_BK, batch.outcome_B[:, None].to(batch.q_BK.dtype), 0.0)

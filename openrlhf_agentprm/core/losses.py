@@ -105,6 +105,30 @@ def soft_bce_loss(
     return total
 
 
+def contribution_loss(
+    c_BK: torch.Tensor, outcome_B: torch.Tensor, mask_BK: torch.Tensor, *, num_episodes: float | torch.Tensor | None = None
+) -> torch.Tensor:
+    """Contributions of turns that sum to the outcome (SPA, Wang et al., arXiv 2505.20732).
+
+        L = mean over episodes of (Σ_t c_t − R)²
+
+    Args:
+        c_BK: c_t, float32 or float64.
+        outcome_B: R; no gradient flows through it.
+        mask_BK: bool, True = a turn.
+        num_episodes: count over micro-batches and ranks that replaces the local one.
+
+    Returns:
+        A scalar; an episode without a turn does not count.
+    """
+    checks.same_layout(mask_BK, c_BK=c_BK)
+    checks.per_episode("outcome_B", outcome_B, c_BK)
+    some_B = mask_BK.any(1)
+    total_B = torch.where(mask_BK, c_BK, 0.0).sum(1)
+    errors_B = torch.where(some_B, total_B - outcome_B.detach(), 0.0)
+    return _mean(errors_B.square().sum(), some_B.sum(), num_episodes)
+
+
 def turn_counts(mask_BK: torch.Tensor, weights_BK: torch.Tensor | None = None) -> torch.Tensor:
     """(turns, pairs, episodes) of a micro-batch, as the losses count them: sums of weights, and episodes that have any."""
     valid = ValidEntries(mask_BK)

@@ -90,7 +90,11 @@ _HERE = "openrlhf_agentprm"
 ENVS = Registry(
     "environment",
     f"{_HERE}.envs",
-    {"babyai": f"{_HERE}.envs.babyai.env:BabyAIEnv", "alfworld": f"{_HERE}.envs.alfworld.env:AlfworldEnv"},
+    {
+        "babyai": f"{_HERE}.envs.babyai.env:BabyAIEnv",
+        "alfworld": f"{_HERE}.envs.alfworld.env:AlfworldEnv",
+        "arithmetic": f"{_HERE}.envs.arithmetic:ArithmeticEnv",
+    },
 )
 LABELS = Registry(
     "label",
@@ -110,9 +114,19 @@ ADVANTAGES = Registry(
 REWARD_MODELS = Registry(
     "reward model",
     f"{_HERE}.reward_models",
-    {"scalar": f"{_HERE}.prm.scoring:ScalarPRM", "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM"}
-    | {"implicit": f"{_HERE}.prm.implicit:ImplicitPRM", "inverse": f"{_HERE}.prm.inverse:InversePRM"}
-    | {"generative": f"{_HERE}.prm.generative:GenerativePRM"}
-    | {"remote": f"{_HERE}.prm.remote:RemotePRM"}
-    | {"trl": f"{_HERE}.prm.foreign:TRLPRM", "qwen_math_prm": f"{_HERE}.prm.foreign:QwenMathPRM"},
+    {
+        "scalar": f"{_HERE}.prm.scoring:ScalarPRM",
+        "two_head": f"{_HERE}.prm.kinds.two_head:TwoHeadPRM",
+        "spa": f"{_HERE}.prm.kinds.spa:SpaPRM",
+        "trajectory": f"{_HERE}.prm.kinds.trajectory:TrajectoryPRM",
+        "hierarchical": f"{_HERE}.prm.kinds.hierarchical:HierarchicalPRM",
+        "heads": f"{_HERE}.prm.kinds.heads:HeadsPRM",
+        "ensemble": f"{_HERE}.prm.ensemble:EnsemblePRM",
+        "implicit": f"{_HERE}.prm.implicit:ImplicitPRM",
+        "inverse": f"{_HERE}.prm.inverse:InversePRM",
+        "generative": f"{_HERE}.prm.generative:GenerativePRM",
+        "remote": f"{_HERE}.prm.remote:RemotePRM",
+        "trl": f"{_HERE}.prm.foreign:TRLPRM",
+        "qwen_math_prm": f"{_HERE}.prm.foreign:QwenMathPRM",
+    },
 )

@@ -12,10 +12,11 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.registry import ADVANTAGES, REWARD_MODELS
+from ..prm.step_flags import add_step_flags
 from ..rollout.config import EnvConfig, add_env_flags, check_context, json_object, plain
 from .ppo_checks import estimators as estimators  # these two are called from the patched command line
 from .ppo_checks import needs_critic as needs_critic
-from .ppo_checks import problems_of_run
+from .ppo_checks import problems_of_run, step_delimiters, unread_delimiters
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     prm.add_argument("--prm.num_nodes", type=int, default=1, help="nodes of its worker group")
     prm.add_argument("--prm.num_gpus_per_node", type=int, default=1, help="GPUs a node of its worker group")
     prm.add_argument("--prm.param_dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="dtype of its backbone; the head is fp32")
+    add_step_flags(prm)
     own = parser.add_argument_group("turn-level advantages (turn_gae, token_gae, progress)")
     add = own.add_argument
     add(
@@ -78,10 +80,12 @@ def prepare(args: Any) -> None:
     """Check our flags together with the host's, and turn them into what the host understands. Without our flags nothing changes."""
     ours = args.algo.advantage.estimator in estimators()
     args.agentprm = SimpleNamespace(on=bool(ours or args.env.name or args.prm.model_name_or_path))
+    problems = problems_of_run(args, ours) if args.agentprm.on else []
+    if problems := problems + unread_delimiters(args, ours):
+        raise UserError(problems)
     if not args.agentprm.on:
         return
-    if problems := problems_of_run(args, ours):
-        raise UserError(problems)
+    args.agentprm.step_delimiters = step_delimiters(args)
     if args.env.name:
         args.train.agent_func_path = str(Path(__file__).with_name("executor.py"))
         _write_datasets(args)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError, did_you_mean
 from ..core.registry import ADVANTAGES
+from ..data.steps import Delimiters
 
 if TYPE_CHECKING:
     from ..prm.model import Record
@@ -77,6 +78,26 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
     return found + _critic_problems(args)
 
 
+def unread_delimiters(args: Any, ours: bool) -> list[str]:
+    """Step delimiters of a run in which nothing reads turns."""
+    given = args.prm.step_delimiter is not None or args.prm.step_delimiter_text is not None
+    if not given or ours or args.prm.model_name_or_path:
+        return []
+    return [
+        f"--prm.step_delimiter is given, but nothing reads steps: --algo.advantage.estimator {args.algo.advantage.estimator} is the host's, and "
+        "there is no --prm.model_name_or_path"
+    ]
+
+
+def step_delimiters(args: Any) -> Delimiters:
+    """What ends a step of a rollout: the flags' delimiters, else those that the PRM was trained with."""
+    from ..prm.ensemble import checkpoints_of
+    from ..prm.steps import given_delimiters, settle
+
+    path = args.prm.model_name_or_path
+    return settle(given_delimiters(args.prm, args.actor.model_name_or_path), checkpoints_of(args.prm.name, path) if path else [])
+
+
 def unread_flags(a: Any) -> list[str]:
     """Flags that were given and that the chosen estimator does not read."""
     from .ppo import add_flags, plain
@@ -120,19 +141,26 @@ def unknown_options(flag: str, options: Mapping[str, Any], function: Callable[..
 
 def _critic_problems(args: Any) -> list[str]:
     """What a PRM's record tells of a critic that starts from it; values that were never trained are a warning, as PPO trains them."""
-    from ..prm.model import Record, is_prm
+    from ..prm.model import SCALES, Record, is_prm
+    from ..prm.vocabulary import read_config
 
     path = args.critic.model_name_or_path
     reads = needs_critic(args) or args.algo.advantage.estimator == "gae"
     if not (path and reads and Path(path).is_dir() and is_prm(path)):
         return []
     record = Record.load(path)
+    if (labels := read_config(path).num_labels) != 1:
+        return [f"--critic.model_name_or_path {path} has {labels} heads (kind {record.kind}), and a critic reads one; take a scalar PRM"]
     if record.output != "linear":
         return [
             f"--critic.model_name_or_path {path} has a {record.output} output, which the critic would not apply; train with --loss.kind mse"
         ]
     if not record.value_trained:
         logger.warning("--critic.model_name_or_path %s: its V(s) was not trained at the states, so the critic starts from noise", path)
+    elif record.scale != "probability":
+        logger.warning(
+            "--critic.model_name_or_path %s is no value (%s), so the critic starts from another unit", path, SCALES[record.scale]
+        )
     return []
 
 
@@ -165,7 +193,17 @@ def _prm_problems(args: Any, ours: bool) -> list[str]:
 
 
 def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[str]:
-    if ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae" and not record.value_trained:
+    from ..prm.model import SCALES
+
+    values = ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae"
+    if values and record.scale != "probability":
+        return [
+            f"{path} (kind {record.kind}) cannot give values: {SCALES[record.scale]}; take --algo.advantage.values critic, or a PRM whose scores "
+            "estimate the outcome (scalar with --loss.kind mse or soft_bce, two_head, heads, hierarchical)"
+        ]
+    if ours and record.scale == "order":
+        logger.warning("%s: %s, so the unit of its process rewards is arbitrary; choose their weight with care", path, SCALES["order"])
+    if values and not record.value_trained:
         return [
             f"{path}: its V(s) was not trained at the states (method {record.method!r}), so it cannot give values; "
             "train with --loss.value_coef 1, or take --algo.advantage.values critic"

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from ..prm.packing import enable_packing
+
 
 def set_up(args: Any) -> Any:
     """The host's strategy, its process group ready."""
@@ -33,14 +35,18 @@ def prepare_model(args: Any, strategy: Any, kind: Any) -> Any:
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         strategy.hf_config = HfDeepSpeedConfig(strategy.get_ds_train_config())  # kept alive: it makes loading shard the weights
+    further = kind.start_options(args) if hasattr(kind, "start_options") else {}
     model = kind.start(
         args.model.model_name_or_path,
+        **further,
         dtype=args.ds.param_dtype,
         attn_implementation=args.ds.attn_implementation,
         seed=args.train.seed,
         whole=whole_weights,
     )
     model.config.use_cache = False
+    if args.ds.packing_samples:
+        enable_packing(model)
     if args.model.gradient_checkpointing_enable:
         model.gradient_checkpointing_enable({"use_reentrant": args.model.gradient_checkpointing_reentrant})
     if args.ds.lora.rank > 0:

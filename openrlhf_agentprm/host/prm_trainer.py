@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import torch.distributed as dist
 from ..core import metrics
 from ..core.errors import UserError
 from ..data.episode import Episode
-from ..prm.dataset import batches_by_length, collate, micro_batches
+from ..prm.dataset import batches_by_length, collate, micro_batches, micro_batches_of_tokens
 from ..prm.model import Record
 from ..prm.objective import Objective
+from ..prm.packing import check_apart
+from .best_weights import BestWeights
 from .prm_strategy import whole_weights
 
 
@@ -37,7 +40,8 @@ class PRMTrainer:
         self.args = args
         self.tokenizer = tokenizer
         self.objective = objective
-        self.held_out = held_out
+        self.held_out = sorted(held_out, key=lambda e: len(e.token_ids))
+        self.world, self.rank = dist.get_world_size(), strategy.get_rank()
         self.steps_per_epoch = len(objective.lengths) // args.train.batch_size
         config = dict(
             optim=args.optim,
@@ -51,72 +55,98 @@ class PRMTrainer:
         )
         self.engine, _, self.scheduler = strategy.prepare((model, config))
         self.device = next(self.engine.module.parameters()).device
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, Any]] = []
+        self.best = BestWeights(strategy, self.engine, args)
+        if args.ds.packing_samples:
+            self.engine.eval()
+            check_apart(lambda batch: objective.scores(self.engine, batch), self.device)
 
     def fit(self) -> None:
-        """Train all epochs, from the last checkpoint if one is to be loaded."""
+        """Train all epochs or until held-out figures stay behind their best, from the last checkpoint if one is to be loaded."""
         from tqdm import tqdm
 
         done = self._resume()
         total = self.steps_per_epoch * self.args.train.max_epochs
         bar = tqdm(total=total, initial=done, desc="PRM", unit="step", disable=not self.strategy.is_rank_0(), mininterval=1.0)
+        batches: tuple[int, list[list[int]]] = (-1, [])
         for step in range(done, total):
+            if self.best.patience_is_over(self.history):
+                break
             epoch, within = divmod(step, self.steps_per_epoch)
-            batch = batches_by_length(self.objective.lengths, self.args.train.batch_size, self.args.train.seed + epoch)[within]
-            row = {"step": step + 1, "epoch": epoch, **self._step(batch)}
-            if (step + 1) % self.steps_per_epoch == 0 and self.held_out:
+            if batches[0] != epoch:
+                seed = self.args.train.seed + epoch
+                batches = epoch, batches_by_length(self.objective.lengths, self.args.train.batch_size, seed)
+            row: dict[str, Any] = {"step": step + 1, "epoch": epoch, **self._step(batches[1][within])}
+            if self.held_out and self._evaluates_at(step + 1, total):
                 row |= self.evaluate()
             self.history.append(row)
+            self.best.keep(self.history)
             bar.update()
-            bar.set_postfix({k: f"{row[k]:.4f}" for k in ("loss", "lr")}, refresh=False)
+            told = {k: f"{row[k]:.4f}" for k in ("loss", "lr")} | {"tokens/s": f"{row['tokens'] / row['seconds']:.0f}"}
+            bar.set_postfix(told, refresh=False)
             self._save_state(step + 1)
         bar.close()
+        self.best.restore(self.history)
+
+    def _evaluates_at(self, step: int, total: int) -> bool:
+        """After every --eval.steps steps, or every epoch, and at the end."""
+        return step == total or step % (self.args.eval.steps if self.args.eval.steps > 0 else self.steps_per_epoch) == 0
+
+    def _parts(self, items: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        """This rank's micro-batches of items, as many as every other rank's; the last may be empty where a rank has fewer items."""
+        train = self.args.train
+        shares = [items[rank :: self.world] for rank in range(self.world)]
+        if train.dynamic_batch_enable:
+            return micro_batches_of_tokens(shares, lengths, train.max_tokens_per_gpu, self.args.ds.packing_samples)[self.rank]
+        parts = list(micro_batches(shares[self.rank], train.micro_batch_size))
+        return parts + [[]] * (-(-len(shares[0]) // train.micro_batch_size) - len(parts))
 
     def _step(self, items: list[int]) -> dict[str, float]:
         """One optimizer step on a global batch of items."""
+        started = time.perf_counter()
         self.engine.train()
-        rank, world = self.strategy.get_rank(), dist.get_world_size()
-        parts = [self.objective.batch(m).to(self.device) for m in micro_batches(items[rank::world], self.args.train.micro_batch_size)]
+        parts = [self.objective.batch(m).to(self.device) for m in self._parts(items, self.objective.lengths)]
         counts = torch.stack([self.objective.counts(part) for part in parts]).sum(0)
         dist.all_reduce(counts)
         counts = torch.where(counts > 0, counts, 1.0)
-        totals: dict[str, float] = {"loss": 0.0}
-        for part in parts:
-            loss, figures = self.objective.loss(self.engine, part, counts)
-            self.engine.backward(loss * world * len(parts))  # DeepSpeed divides by both
+        dynamic = self.args.train.dynamic_batch_enable
+        figures: list[dict[str, torch.Tensor]] = []
+        for number, part in enumerate(parts, 1):
+            if dynamic:  # DeepSpeed cannot know how many there are
+                self.engine.set_gradient_accumulation_boundary(number == len(parts))
+            loss, found = self.objective.loss(self.engine, part, counts)
+            self.engine.backward(loss * self.world * (1 if dynamic else len(parts)))  # DeepSpeed divides by both
             self.engine.step()
-            for name, value in {"loss": loss.detach(), **figures}.items():
-                totals[name] = totals.get(name, 0.0) + float(value)
-        summed = self.strategy.all_reduce(totals, op="sum")
+            figures.append({"loss": loss.detach(), **found})
+        totals = {name: float(sum(f[name] for f in figures)) for name in figures[0]}
+        row = self.strategy.all_reduce(totals, op="sum")
+        row |= {"lr": self.scheduler.get_last_lr()[0], "tokens": sum(self.objective.lengths[i] for i in items)}
         norm = self.engine.get_global_grad_norm()  # None in float32 without ZeRO: DeepSpeed clips there, but keeps no norm
-        return {**summed, "lr": self.scheduler.get_last_lr()[0]} | ({} if norm is None else {"grad_norm": float(norm)})
+        row |= {} if norm is None else {"grad_norm": float(norm)}
+        return row | {"seconds": time.perf_counter() - started}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Held-out figures: squared error of Q against the outcome, AUC of the last turn, of the first, and within tasks."""
         self.engine.eval()
         last, first, outcomes, tasks = [], [], [], []
-        rank, world = self.strategy.get_rank(), dist.get_world_size()
-        mine = list(self.held_out[rank::world])
-        size = self.args.train.micro_batch_size
-        rounds = -(-len(self.held_out[::world]) // size)  # of the longest rank: a pass may be a collective
-        for rows in [range(size * k, min(size * (k + 1), len(mine))) for k in range(rounds)]:
-            if not rows:
+        for rows in self._parts(range(len(self.held_out)), [len(e.token_ids) for e in self.held_out]):
+            if not rows:  # of a rank with fewer episodes than the others: a pass may be a collective
                 self.objective.scores(self.engine, collate(self.held_out[:1]).to(self.device))
                 continue
-            part = collate([mine[i] for i in rows]).to(self.device)
+            part = collate([self.held_out[i] for i in rows]).to(self.device)
             q_BK, _ = self.objective.scores(self.engine, part)
             turns_B = part.positions.mask_BK.sum(1)
             last += q_BK.cpu()[torch.arange(len(rows)), turns_B.cpu() - 1].tolist()
             first += q_BK.cpu()[:, 0].tolist()
             outcomes += part.outcome_B.tolist()
-            tasks += [mine[i].task_id for i in rows]
-        gathered: list[Any] = [None] * world
+            tasks += [self.held_out[i].task_id for i in rows]
+        gathered: list[Any] = [None] * self.world
         dist.all_gather_object(gathered, (last, first, outcomes, tasks))
         last, first, outcomes, tasks = ([x for part in gathered for x in part[k]] for k in range(4))
         scores, labels = torch.tensor(last), torch.tensor(outcomes)
-        return {
-            "eval_brier_last": metrics.brier(scores, labels),
+        ordered = getattr(self.objective, "scale", "probability") == "order"  # its distance to the outcome means nothing
+        return ({} if ordered else {"eval_brier_last": metrics.brier(scores, labels)}) | {
             "eval_auc_last": metrics.auc(scores, labels > 0.5),
             "eval_auc_first": metrics.auc(torch.tensor(first), labels > 0.5),
             "eval_auc_last_within_task": metrics.auc_within(scores, labels > 0.5, tasks)[0],
@@ -124,6 +154,7 @@ class PRMTrainer:
 
     def save(self, folder: str, record: Record) -> None:
         """The finished checkpoint, LoRA merged; and the history of the training beside it."""
+        record.options |= self.best.told(self.history)
         model = self.engine.module
         model.__dict__.pop("forward", None)  # the training's own call
         if hasattr(model, "merge_and_unload"):
@@ -134,6 +165,7 @@ class PRMTrainer:
         if self.strategy.is_rank_0():
             record.save(folder)
             Path(folder, "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        self.best.forget()
 
     def _save_state(self, step: int) -> None:
         ckpt = self.args.ckpt
@@ -144,8 +176,8 @@ class PRMTrainer:
     def _what(self) -> str:
         """What is trained, on what, from what: only the same may go on from a checkpoint."""
         args = self.args
-        parts = [args.prm.name, vars(args.label), vars(args.loss), vars(args.adam), vars(args.ds.lora), args.ds.param_dtype]
-        parts += [len(self.objective.lengths), getattr(args.data, "expert_dataset", None), getattr(args.data, "next_actions", None)]
+        parts = [vars(args.prm), vars(args.label), vars(args.loss), vars(args.adam), vars(args.ds.lora), args.ds.param_dtype]
+        parts += [len(self.objective.lengths), args.data.expert_dataset, args.data.next_actions, args.data.replay_decay, args.data.replay_share]
         parts += [args.data.dataset, args.model.model_name_or_path, args.train.batch_size, args.train.seed, args.train.max_epochs]
         return json.dumps(parts, sort_keys=True, default=str)
 

@@ -11,6 +11,7 @@ import torch
 
 from ..data.episode import Status
 from ..data.layout import Span, turn_numbers
+from ..data.steps import Delimiters, split_steps
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +39,15 @@ BROKEN = torch.tensor([Ending.CONTEXT_OVERFLOW, Ending.ENV_ERROR, Ending.TIMEOUT
 
 
 def attach_turns(args: Any, response: dict[str, Any], experience: Any) -> Any:
-    """Give an experience its turns; without our flags it is handed back as it came."""
+    """Give an experience its turns, or their steps where a delimiter divides them; without our flags it is handed back as it came."""
     if not is_on(args):
         return experience
     length = experience.sequences.shape[1]
     ranges = response["action_ranges"]
     told = [*(response.get("turn_rewards") or []), *[0.0] * len(ranges)][: len(ranges)]
     spans, turn_rewards = turns_with_tokens(ranges, told, length)
+    if delimiters := getattr(args.agentprm, "step_delimiters", ()):
+        spans, turn_rewards = divided(spans, turn_rewards, experience.sequences[0].tolist(), delimiters)
     numbers = turn_numbers(spans, length)[None]
     rewards = torch.zeros(numbers.shape)
     for (start, _), reward in zip(spans, turn_rewards, strict=True):
@@ -74,6 +77,19 @@ def turns_with_tokens(ranges: Sequence[Span], rewards: Sequence[float], length: 
             spans.append((start, min(end, length)))
         earned[-1] += reward
     return spans, earned[: len(spans)]
+
+
+def divided(
+    spans: Sequence[Span], rewards: Sequence[float], token_ids: Sequence[int], delimiters: Delimiters
+) -> tuple[list[Span], list[float]]:
+    """The steps of every turn, as turns; what a turn earned stands at its last step.
+
+    >>> divided([(1, 6), (8, 9)], [1.0, 2.0], [9, 4, 0, 5, 0, 6, 9, 9, 7], ((0,),))
+    ([(1, 3), (3, 5), (5, 6), (8, 9)], [0.0, 0.0, 1.0, 2.0])
+    """
+    by_turn = [split_steps(token_ids, span, delimiters) for span in spans]
+    earned = [[0.0] * (len(steps) - 1) + [reward] for steps, reward in zip(by_turn, rewards, strict=True)]
+    return [s for steps in by_turn for s in steps], [r for part in earned for r in part]
 
 
 def is_on(args: Any) -> bool:

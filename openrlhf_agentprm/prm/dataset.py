@@ -27,11 +27,13 @@ class PRMData:
     episodes: list[Episode]
     left_out: Counter[str] = field(default_factory=Counter)
     labels: Labels | None = None
+    steps_per_turn: float | None = None  # where responses were divided
 
     def summary(self) -> dict[str, object]:
         return {
             "episodes": len(self.episodes),
             "turns": sum(len(e.turns) for e in self.episodes),
+            **({} if self.steps_per_turn is None else {"steps_per_turn": round(self.steps_per_turn, 2)}),
             "tasks": len({e.task_id for e in self.episodes}),
             "mean_outcome": sum(e.outcome for e in self.episodes) / max(1, len(self.episodes)),
             "left_out": dict(self.left_out),
@@ -39,7 +41,7 @@ class PRMData:
 
 
 def load_data(paths: Sequence[str], *, max_len: int, max_samples: int | None = None) -> PRMData:
-    """Read episodes in a fixed order.
+    """Read episodes in a fixed order. Where none says its iteration, a later store is a newer one.
 
     Left out and counted: episodes without an outcome (cut by the context, broken), and those longer than `max_len`.
 
@@ -48,7 +50,8 @@ def load_data(paths: Sequence[str], *, max_len: int, max_samples: int | None = N
     """
     data = PRMData([])
     problems: list[str] = []
-    for path in paths:
+    stores: list[int] = []
+    for number, path in enumerate(paths):
         for episode in sorted(EpisodeStore(path).episodes(), key=lambda e: e.episode_id):
             if not episode.status.has_outcome:
                 data.left_out[episode.status.value] += 1
@@ -57,6 +60,10 @@ def load_data(paths: Sequence[str], *, max_len: int, max_samples: int | None = N
             else:
                 problems += [f"{path}: {problem}" for problem in problems_of(episode)]
                 data.episodes.append(episode)
+                stores.append(number)
+    if len({e.iteration for e in data.episodes}) == 1:
+        for episode, number in zip(data.episodes, stores, strict=True):
+            episode.iteration += number
     if problems:
         raise UserError(problems[:10] + ([f"… and {len(problems) - 10} more"] if len(problems) > 10 else []))
     if max_samples is not None:
@@ -169,3 +176,33 @@ def batches_by_length(lengths: Sequence[int], size: int, seed: int) -> list[list
 def micro_batches(batch: Sequence[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(batch), size):
         yield list(batch[start : start + size])
+
+
+def micro_batches_of_tokens(
+    shares: Sequence[Sequence[int]], lengths: Sequence[int], max_tokens: int, packed: bool
+) -> list[list[list[int]]]:
+    """Micro-batches of at most `max_tokens` tokens for each rank's share of a batch, the same number for all, since a pass may be a collective.
+
+    Args:
+        shares: items of each rank; one that has fewer than another has micro-batches may end with empty ones.
+        lengths: tokens of every item.
+        max_tokens: what a micro-batch holds, padding counted unless `packed`; a longer item is one of its own.
+    """
+    cuts = []
+    for share in shares:
+        parts: list[list[int]] = []
+        for item in sorted(share, key=lambda i: (lengths[i], i)):  # in rising order the padded size is the last one's
+            tokens = sum(lengths[i] for i in parts[-1]) + lengths[item] if packed and parts else 0
+            if parts and (tokens if packed else lengths[item] * (len(parts[-1]) + 1)) <= max_tokens:
+                parts[-1].append(item)
+            else:
+                parts.append([item])
+        cuts.append(parts)
+    number = max(len(parts) for parts in cuts)
+    for parts in cuts:
+        while len(parts) < number:
+            largest = max(parts, key=len, default=[])
+            half = -(-len(largest) // 2)
+            parts.append(largest[half:])
+            del largest[half:]
+    return cuts

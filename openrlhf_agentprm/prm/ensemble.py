@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..core.batches import ProcessScores
+from ..core.ensembles import COMBINE, combined
 from ..core.errors import UserError, did_you_mean
 from ..core.registry import REWARD_MODELS
-from .kinds import AUTO, kind_of
-from .model import Record, check_checkpoint
-from .scoring import ScalarPRM, ScoreBatch
+from .kinds import AUTO, check_reward_model, kind_of
+from .model import Record
+from .scoring import RewardModel, ScoreBatch, load_reward_model
 from .vocabulary import check_same_vocabulary
 
-COMBINE = ("mean", "min", "lcb")
 FILE = "ensemble.json"
 
 
 class EnsemblePRM:
-    """Scalar PRMs that differ in their seeds or their data (registry entry `ensemble`).
+    """PRMs that differ in their seeds, their data or their kind (registry entry `ensemble`).
 
         mean: Q = (1/M) Σ_m Q_m
         min:  Q = min_m Q_m
@@ -36,7 +37,7 @@ class EnsemblePRM:
         kappa: κ of `lcb`.
     """
 
-    def __init__(self, members: list[ScalarPRM], combine: str = "mean", kappa: float = 1.0) -> None:
+    def __init__(self, members: Sequence[RewardModel], combine: str = "mean", kappa: float = 1.0) -> None:
         self.members = members
         self.combine = combine
         self.kappa = kappa
@@ -51,7 +52,8 @@ class EnsemblePRM:
         about = _read(Path(path) / FILE)
         cls.check(path)
         folders = checkpoints_of("ensemble", path)
-        members = [ScalarPRM.load(f, dtype=dtype, attn_implementation=attn_implementation, device=device) for f in folders]
+        options = {"dtype": dtype, "attn_implementation": attn_implementation, "device": device}
+        members = [load_reward_model(AUTO, folder, **options) for folder in folders]
         return cls(members, about["combine"], about["kappa"])
 
     @staticmethod
@@ -59,25 +61,19 @@ class EnsemblePRM:
         """Members are PRMs of one tokenizer, the policy's if one is given, and of like outputs."""
         folders = checkpoints_of("ensemble", path)
         for folder in folders:
-            check_checkpoint(folder, policy)
+            check_reward_model(AUTO, folder, policy)
         for other in folders[1:]:
             check_same_vocabulary(other, folders[0])
-        kinds = {folder: f"{record.output}, {record.values}" for folder in folders for record in [Record.load(folder)]}
-        if len(set(kinds.values())) > 1:
-            raise UserError(f"the members of {path} have unlike outputs or values: {kinds}; their scores do not mean the same")
+        meanings = {folder: f"{record.output}, {record.values}, {record.scale}" for folder in folders for record in [Record.load(folder)]}
+        if len(set(meanings.values())) > 1:
+            raise UserError(f"the members of {path} have unlike outputs or values: {meanings}; their scores do not mean the same")
 
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:
         """Q and V of every turn, float32 on the CPU."""
         found = [member.score(batch) for member in self.members]
-        return ProcessScores(self._combined([s.q_BK for s in found]), self._combined([s.v_BK for s in found]))
-
-    def _combined(self, scores: list[torch.Tensor]) -> torch.Tensor:
-        scores_MBK = torch.stack(scores)
-        if self.combine == "min":
-            return scores_MBK.amin(0)
-        mean_BK = scores_MBK.mean(0)
-        return mean_BK if self.combine == "mean" else mean_BK - self.kappa * scores_MBK.std(0, correction=0)
+        q_MBK, v_MBK = torch.stack([s.q_BK for s in found]), torch.stack([s.v_BK for s in found])
+        return ProcessScores(*(combined(x_MBK, self.combine, self.kappa) for x_MBK in (q_MBK, v_MBK)))
 
 
 def checkpoints_of(name: str, path: str) -> list[str]:
@@ -88,7 +84,10 @@ def checkpoints_of(name: str, path: str) -> list[str]:
     """
     name = kind_of(path) if name == AUTO else name
     if name == "ensemble":
-        return [str((Path(path) / member).resolve()) for member in _read(Path(path) / FILE)["members"]]
+        members = [str((Path(path) / member).resolve()) for member in _read(Path(path) / FILE)["members"]]
+        if nested := [member for member in members if Path(member, FILE).is_file()]:
+            raise UserError(f"members of {path} are ensembles themselves: {', '.join(nested)}; list their members instead")
+        return members
     if name == "remote":
         return []
     target = next((e for e in REWARD_MODELS.entries() if e.name == name), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,19 +84,17 @@ class ImplicitPRM:
 
     @staticmethod
     def problems(args: Any) -> list[str]:
-        found, told = [], "--prm.name implicit learns from outcomes alone"
-        if args.label.sidecar or args.label.name != "td_gae":
-            found.append(f"{told}: leave out --label.name and --label.sidecar")
-        if args.label.dense_rewards_enable:
-            found.append(f"{told}: leave out --label.dense_rewards_enable")
-        if args.loss.kind != "mse" or args.loss.reduce != "turns":
-            found.append(f"{told}, by cross-entropy of whole episodes: leave out --loss.kind and --loss.reduce")
+        found = []
         if not 0 < args.loss.implicit_beta < float("inf"):
             found.append(f"--loss.implicit_beta is {args.loss.implicit_beta}; wanted a number above 0")
         start = args.model.model_name_or_path
         if start and Path(_reference(args)).resolve() == Path(args.ckpt.output_dir).resolve():
             found.append(f"--ckpt.output_dir {args.ckpt.output_dir} is the reference model, which scoring needs; write elsewhere")
         return found
+
+    @staticmethod
+    def reads(args: Any) -> Collection[str]:
+        return ("label.shuffle_seed", "loss.implicit_*")
 
     @staticmethod
     def recorded(args: Any) -> dict[str, Any]:
@@ -109,6 +107,7 @@ class ImplicitPRM:
             "method": "outcome",
             "values": "previous_q",
             "output": args.loss.implicit_output,
+            "scale": _scale(args),
             "value_trained": False,
             "options": options,
         }
@@ -157,6 +156,7 @@ class OutcomeObjective:
         self.train = train
         self.args = args
         self.lengths: Sequence[int] = [len(e.token_ids) for e in train]
+        self.scale = _scale(args)
         self.reference = Reference(_reference(args), dtype=args.ds.param_dtype, attn_implementation=args.ds.attn_implementation)
         self.reference.fill(train)
 
@@ -235,6 +235,10 @@ class Reference:
 
 def _key(ids_T: torch.Tensor, turns_T: torch.Tensor) -> bytes:
     return hashlib.blake2b(ids_T.numpy().tobytes() + turns_T.numpy().tobytes(), digest_size=16).digest()
+
+
+def _scale(args: Any) -> str:
+    return "probability" if args.loss.implicit_output == "sigmoid" else "order"
 
 
 def _reference(args: Any) -> str:

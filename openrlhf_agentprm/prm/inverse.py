@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from .branches import BranchBatch, branch_batch, check_branches, read_places, re
 from .dataset import Labels, PRMBatch, load_data, split_by_task
 from .model import start_from
 from .scoring import ScalarPRM
+from .steps import to_steps
 from .vocabulary import check_vocabulary, read_config
 
 NEXT = ("full", "stop", "target")
@@ -36,6 +37,7 @@ class InversePRM(ScalarPRM):
     """
 
     on_call = staticmethod(read_places_on_call)
+    supports: frozenset[str] = frozenset()
 
     @staticmethod
     def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> InverseObjective:  # type: ignore[override]
@@ -43,13 +45,7 @@ class InversePRM(ScalarPRM):
 
     @staticmethod
     def problems(args: Any) -> list[str]:
-        found, told, loss = [], "--prm.name inverse learns from experts' episodes, not from labels", args.loss
-        if args.label.sidecar or args.label.name != "td_gae" or args.label.dense_rewards_enable:
-            found.append(f"{told}: leave out --label.name, --label.sidecar and --label.dense_rewards_enable")
-        if args.label.shuffle_seed is not None:
-            found.append(f"{told}, and reads no outcome that --label.shuffle_seed could deal out")
-        if loss.kind != "mse" or loss.reduce != "turns":
-            found.append(f"{told}, by a cross-entropy of its own: leave out --loss.kind and --loss.reduce")
+        found, loss = [], args.loss
         if not args.data.expert_dataset:
             found.append("--data.expert_dataset is required by --prm.name inverse: stores of experts' episodes, divided by commas")
         if not 0 <= loss.inverse_gamma <= 1:
@@ -68,11 +64,16 @@ class InversePRM(ScalarPRM):
         return found
 
     @staticmethod
+    def reads(args: Any) -> Collection[str]:
+        return ("loss.value_coef", "loss.inverse_*", "loss.target_every", "data.expert_dataset", "data.next_actions")
+
+    @staticmethod
     def recorded(args: Any) -> dict[str, Any]:
         return {
             "method": "expert",
             "values": "state",
             "output": "linear",
+            "scale": "order",
             "value_trained": args.loss.inverse_value_coef > 0,
             "options": {"expert_dataset": args.data.expert_dataset, "next_actions": args.data.next_actions},
         }
@@ -109,9 +110,14 @@ class InverseObjective:
         args: nested flags of `cli.train_prm`.
     """
 
+    scale = "order"
+
     def __init__(self, train: Sequence[Episode], args: Any) -> None:
         self.args = args
         experts = load_data(args.data.expert_dataset.split(","), max_len=args.data.max_len).episodes
+        if args.prm.step_delimiter and args.data.next_actions:
+            raise UserError("--data.next_actions holds whole actions, which --prm.step_delimiter would divide; leave out one of the two")
+        experts = to_steps(experts, args.prm.step_delimiter or (), args.data.expert_dataset)
         experts, _ = split_by_task(experts, args.eval.share)
         if not experts:
             raise UserError("every task of --data.expert_dataset is held out by --eval.share; give more tasks or a smaller share")

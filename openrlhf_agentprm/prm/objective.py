@@ -16,6 +16,7 @@ from ..core.losses import agent_prm_loss, soft_bce_loss, turn_counts
 from ..core.registry import LABELS
 from ..data.episode import Episode
 from .dataset import Labels, PRMBatch, collate
+from .replay import replay_weights
 
 Model = Callable[..., Any]
 """The model that is trained, called through its engine: what its kind's `start` made of `forward`."""
@@ -25,10 +26,12 @@ Labeller = Callable[[LabelBatch], torch.Tensor]
 class Objective(Protocol):
     """One way to train a reward model: the trainer does steps, ranks and checkpoints.
 
-    `lengths` has the tokens of each item; items are what batches are made of, episodes or pairs of them.
+    `lengths` has the tokens of each item; items are what batches are made of, episodes or pairs of them. `scale` says what `scores` mean, one of
+    `prm.model.SCALES`.
     """
 
     lengths: Sequence[int]
+    scale: str
 
     def batch(self, items: Sequence[int]) -> Any:
         """A micro-batch of items, something with `.to(device)`."""
@@ -54,15 +57,22 @@ class TurnRegression:
         labels: targets made beforehand, in place of those that `--label.name` makes from the model's scores.
     """
 
+    scale = "probability"
+
     def __init__(self, train: Sequence[Episode], args: Any, labels: Labels | None = None) -> None:
         self.train = train
         self.args = args
         self.labels = labels
         self.lengths: Sequence[int] = [len(e.token_ids) for e in train]
         self.label = labeller(args) if labels is None else None
+        self.replay = replay_weights(train, args.data.replay_decay) if args.data.replay_decay < 1 else None
 
     def batch(self, items: Sequence[int]) -> PRMBatch:
-        return collate([self.train[i] for i in items], dense_rewards=self.args.label.dense_rewards_enable, labels=self.labels)
+        part = collate([self.train[i] for i in items], dense_rewards=self.args.label.dense_rewards_enable, labels=self.labels)
+        if self.replay is not None:
+            weights_BK = torch.tensor([[self.replay[i]] for i in items]).expand(part.rewards_BK.shape)
+            part.weights_BK = weights_BK.clone() if part.weights_BK is None else part.weights_BK * weights_BK
+        return part
 
     def counts(self, part: PRMBatch) -> torch.Tensor:
         """Labelled turns, pairs and episodes. Which turns a method labels does not depend on the scores, so labelling zeros tells."""
@@ -112,26 +122,31 @@ class TurnRegression:
         mask_BK: torch.Tensor,
         counts: torch.Tensor,
         weights_BK: torch.Tensor | None = None,
+        *,
+        beta: float | None = None,
     ) -> torch.Tensor:
-        """The loss of the head's outputs at the ends and beginnings of turns.
+        """The loss of the head's outputs at the ends and beginnings of turns; β is `--loss.beta` if None.
 
         The paper's loss trains V nowhere, though progress at the first turn and every use as a value function read it. The value term is
         ours: the same loss of V(s_t) against Q̂_t, without the progress term.
         """
         loss = self.args.loss
         function = soft_bce_loss if loss.kind == "soft_bce" else agent_prm_loss
-        by_name = dict(zip(("num_turns", "num_pairs", "num_episodes"), counts, strict=True))
-        names = ("num_turns", "num_pairs") if loss.reduce == "turns" else ("num_episodes",)
         function = functools.partial(function, reduce=loss.reduce, weights_BK=weights_BK)
-        total = function(q_BK, targets_BK, mask_BK, beta=loss.beta, **{n: by_name[n] for n in names})
+        total = function(q_BK, targets_BK, mask_BK, beta=loss.beta if beta is None else beta, **denominators(loss.reduce, counts))
         if loss.value_coef:
-            kept = {n: by_name[n] for n in names if n != "num_pairs"}
-            total = total + loss.value_coef * function(v_BK, targets_BK, mask_BK, beta=0.0, **kept)
+            total = total + loss.value_coef * function(v_BK, targets_BK, mask_BK, beta=0.0, **denominators(loss.reduce, counts))
         return total
 
 
-def read(model: Model, part: PRMBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a head gives at the ends and beginnings of turns, through the engine that wraps the model."""
+def denominators(reduce: str, counts: torch.Tensor) -> dict[str, Any]:
+    """`turn_counts` as the arguments of a loss that it divides by."""
+    turns, pairs, episodes = counts
+    return {"num_turns": turns, "num_pairs": pairs} if reduce == "turns" else {"num_episodes": episodes}
+
+
+def read(model: Model, part: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a head gives at the ends and beginnings of turns of a `PRMBatch` or its like, through the engine that wraps the model."""
     return model(part.input_ids_BT, part.attention_mask_BT, part.positions.q_BK, part.positions.v_BK)
 
 

@@ -7,7 +7,7 @@ gives, at the cost of one.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +20,8 @@ from ..data.layout import Span, TurnPositions, turn_positions
 from .model import OUTPUTS, Record, check_checkpoint, load_prm, read_out, read_out_on_call, start_from
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from ..data.episode import Episode
     from .dataset import Labels
     from .objective import Objective
@@ -76,63 +78,82 @@ class ScalarPRM:
         record: how V is read.
     """
 
+    labels: int | None = 1
+    """Scores a token; None: as many as the checkpoint has."""
+    reader = staticmethod(read_out)
+
     def __init__(self, model: torch.nn.Module, record: Record) -> None:
         self.model = model
         self.record = record
 
     @classmethod
-    def load(cls, path: str, *, dtype: str = "fp32", attn_implementation: str = "sdpa", device: str | torch.device = "cpu") -> ScalarPRM:
-        model = load_prm(path, dtype=dtype, attn_implementation=attn_implementation)
+    def load(cls, path: str, *, dtype: str = "fp32", attn_implementation: str = "sdpa", device: str | torch.device = "cpu") -> Self:
+        model = load_prm(path, dtype=dtype, attn_implementation=attn_implementation, labels=cls.labels)
         return cls(model.to(device), Record.load(path))
 
+    supports: frozenset[str] = frozenset({"packing", "replay"})
     check = staticmethod(check_checkpoint)
     start = staticmethod(start_from)
     on_call = staticmethod(read_out_on_call)
 
     @staticmethod
     def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> Objective:
-        from .objective import TurnRegression
+        from .kinds.losses import LOSSES
 
-        return TurnRegression(train, args, labels)
+        return LOSSES[args.loss.kind].objective(train, args, labels)
 
     @staticmethod
     def problems(args: Any) -> list[str]:
-        found, start = [], args.model.model_name_or_path
+        from .kinds.losses import LOSSES
+
+        found, start = list(LOSSES[args.loss.kind].problems(args)), args.model.model_name_or_path
         if start and (before := Record.load(start)).method != "unknown" and before.output != OUTPUTS[args.loss.kind]:
             found.append(f"--loss.kind {args.loss.kind} trains a {OUTPUTS[args.loss.kind]} output, but {start} has a {before.output} one")
-        if args.loss.value_coef <= 0 and (args.label.name == "td_qv" or args.label.values == "state"):
-            found.append(
-                f"--loss.value_coef {args.loss.value_coef:g} trains no V, which --label.name {args.label.name} with --label.values "
-                f"{args.label.values} reads"
-            )
         return found
 
     @staticmethod
+    def reads(args: Any) -> Collection[str]:
+        from .kinds.losses import LOSSES
+
+        return LOSSES[args.loss.kind].reads
+
+    @staticmethod
     def recorded(args: Any) -> dict[str, Any]:
-        trained = args.loss.value_coef > 0 and args.label.name != "outcome_last"
-        return {"values": args.label.values, "output": OUTPUTS[args.loss.kind], "value_trained": trained}
+        from .kinds.losses import LOSSES
+
+        return {"output": OUTPUTS[args.loss.kind], **LOSSES[args.loss.kind].recorded(args)}
 
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:
         """Q and V of every turn, float32 on the CPU; V as the checkpoint's record says."""
+        q_BK, v_BK = self.read(batch)
+        return values_as_recorded(q_BK, v_BK, batch.positions.mask_BK, self.record)
+
+    def read(self, batch: ScoreBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head, or each head, gives at the ends and the beginnings of turns, through the output; float32 on the CPU.
+
+        Raises:
+            UserError: tokens that the model does not know.
+        """
         vocabulary = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         if int(batch.input_ids_BT.max()) >= vocabulary:
             raise UserError(
                 f"the episodes hold token {int(batch.input_ids_BT.max())}, but the PRM knows {vocabulary}: it was made for another tokenizer"
             )
         device = next(self.model.parameters()).device
-        q_BK, v_BK = read_out(self.model, batch.input_ids_BT.to(device), batch.attention_mask_BT.to(device), batch.positions)
+        q_BK, v_BK = self.reader(self.model, batch.input_ids_BT.to(device), batch.attention_mask_BT.to(device), batch.positions)
         if self.record.output == "sigmoid":
             q_BK, v_BK = q_BK.sigmoid(), v_BK.sigmoid()
-        return values_as_recorded(q_BK.cpu(), v_BK.cpu(), batch.positions.mask_BK, self.record)
+        return q_BK.cpu(), v_BK.cpu()
 
 
 def values_as_recorded(q_BK: torch.Tensor, v_BK: torch.Tensor, mask_BK: torch.Tensor, record: Record) -> ProcessScores:
-    """V(s_t) = Q of the turn before, with V(s_0) read at the end of the prompt ("previous_q"); or V as read ("state")."""
+    """V(s_t) = Q of the turn before, with V(s_0) read at the end of the prompt ("previous_q") or 0 ("previous_q_from_0"); or V as read ("state")."""
     q_BK = torch.where(mask_BK, q_BK, 0.0)
     v_BK = torch.where(mask_BK, v_BK, 0.0)
-    if record.values == "previous_q":
-        v_BK = previous_values(q_BK, v_BK[:, 0], mask_BK)
+    if record.values.startswith("previous_q"):
+        first_B = v_BK[:, 0] if record.values == "previous_q" else torch.zeros_like(v_BK[:, 0])
+        v_BK = previous_values(q_BK, first_B, mask_BK)
     return ProcessScores(q_BK, v_BK)
 
 

@@ -240,7 +240,7 @@ def _method_note(method: str, actions: int | None) -> str:
     if kind == "mcts":
         return f"{sizes} simulations each turn, {actions} actions at a new state"
     note = f"best of {actions} actions each turn" if numbers[0] == "1" else f"{numbers[0]} paths kept, {actions} actions at each"
-    return note + (f", judged {numbers[2]} turns ahead" if kind == "lookahead" else "")
+    return note + (f", judged {numbers[2]} turn{'s' * (numbers[2] != '1')} ahead" if kind == "lookahead" else "")
 
 
 _OPTIONS = {

@@ -82,6 +82,7 @@ class EpisodeBuilder:
         self.turns: list[Turn] = []
         self._instruction = ""
         self._observation = ""
+        self._action_start: int | None = None  # of an action that a prefix has begun
         self._status: Status | None = None
         self._ended: dict[str, Any] = {"terminated": False, "truncated": False, "outcome": 0.0, "error": ""}
 
@@ -97,7 +98,7 @@ class EpisodeBuilder:
         begin = {"task_id": a.task_id, "seed": a.seed}
         if a.prefix is None:
             return {"do": "reset", **begin}
-        return {"do": "replay", **begin, "actions": [self.chat.parse(turn.action) for turn in a.prefix.turns]}
+        return {"do": "replay", **begin, "actions": [self.chat.parse(turn.action) for turn in self._retold(a.prefix)]}
 
     def resume(self, answers: Sequence[Mapping[str, Any]]) -> None:
         """The turns of the prefix were played again.
@@ -114,21 +115,29 @@ class EpisodeBuilder:
             raise UserError(f"task {self.assignment.task_id!r} has ended after {len(prefix.turns)} actions when they were played again")
         self._instruction = answers[0]["instruction"]
         self._observation = prefix.observation
-        self.turns = [replace(turn) for turn in prefix.turns]
+        self.turns = self._retold(prefix)
+        self._action_start = prefix.action_start
         self._extend(prefix.token_ids, prefix.logprobs)
+
+    def _retold(self, prefix: Prefix) -> list[Turn]:
+        """The turns of a prefix; of those that were put together from steps the action is read from their tokens."""
+        text = lambda turn: self.chat.action_text(prefix.token_ids[turn.action_start : turn.action_end])  # noqa: E731
+        return [replace(turn, action=turn.action or text(turn)) for turn in prefix.turns]
 
     @property
     def budget(self) -> int:
         """Tokens that the next action may have."""
         room = self.limits.max_tokens - len(self.token_ids)
-        return room if self.limits.max_tokens_per_turn is None else min(room, self.limits.max_tokens_per_turn)
+        begun = 0 if self._action_start is None else len(self.token_ids) - self._action_start
+        return room if self.limits.max_tokens_per_turn is None else min(room, self.limits.max_tokens_per_turn - begun)
 
     def act(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> str:
-        """An action was sampled; the text that the environment is to be given."""
-        start = len(self.token_ids)
+        """An action was sampled, or the rest of one that a prefix has begun; the text that the environment is to be given."""
+        start = len(self.token_ids) if self._action_start is None else self._action_start
+        self._action_start = None
         self.token_ids.extend(token_ids)
         self.logprobs.extend(logprobs if logprobs else [0.0] * len(token_ids))
-        text = self.chat.action_text(token_ids)
+        text = self.chat.action_text(self.token_ids[start:])
         self.turns.append(Turn(self._observation, text, start, len(self.token_ids)))
         return self.chat.parse(text)
 

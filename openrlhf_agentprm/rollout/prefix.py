@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..data.episode import Episode, Turn
+from ..data.steps import whole_turns
 
 
 @dataclass(frozen=True)
@@ -17,23 +18,27 @@ class Prefix:
     Args:
         token_ids: what the policy is shown next: everything up to the prompt for the next action, the engine's own ids.
         logprobs: of the sampled ones among them.
-        turns: the turns played; none is the episode's start.
+        turns: the turns played; none is the episode's start, or a state inside its first response.
         observation: what the environment shows in this state.
+        action_start: inside a response, where in `token_ids` it begins; the environment has been given nothing of it.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     turns: tuple[Turn, ...]
     observation: str
+    action_start: int | None = None
 
 
 def prefix_of(episode: Episode, turns: int) -> Prefix:
-    """The state of an episode after so many of its turns; the last one has no prompt behind it, so `turns` is less than their number."""
-    following = episode.turns[turns]
-    end = following.action_start
-    return Prefix(
-        tuple(episode.token_ids[:end]), tuple(episode.logprobs[:end]), tuple(episode.turns[:turns]), observation=following.observation
-    )
+    """The state of an episode after so many of its turns; the last one has no prompt behind it, so `turns` is less than their number.
+
+    Of an episode in steps it may be a state inside a response.
+    """
+    played, end = whole_turns(episode.turns[: turns + 1]), episode.turns[turns].action_start
+    present = played.pop()
+    begun = present.action_start if present.action_start < end else None
+    return Prefix(tuple(episode.token_ids[:end]), tuple(episode.logprobs[:end]), tuple(played), present.observation, begun)
 
 
 def check_replay(task_id: str, seen: Sequence[str], answers: Sequence[Mapping[str, Any]], what_for: str) -> None:

@@ -29,8 +29,9 @@ class BeamSearch(TreeSearch):
     def _count(self, search: TaskSearch) -> int:
         """Actions to sample at each live node, within the budget."""
         live = search.live
-        wanted = self.method.actions if live[0].actions else self.method.beams * self.method.actions
-        after = [self.reserve(node, self.turns_left(node) - 1) for node in live]
+        wanted = self.method.actions if live[0].spans else self.method.beams * self.method.actions
+        this = 0 if self.options.step_tokens else 1  # behind a step stands the rest of its response
+        after = [self.reserve(node, self.turns_left(node) - this) for node in live]
         each = self._need(live)
         rest = Need(max(n.tokens for n in after), max(n.turns for n in after) + self._plays())
         return self.allowed(search, wanted, each, rest)

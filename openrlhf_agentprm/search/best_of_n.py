@@ -28,7 +28,11 @@ class BestOfN(TreeSearch):
             for node in search.nodes:
                 nodes += [action.child for action in grown[id(node)]] if id(node) in grown else [node]
             search.nodes = [node for node in nodes if node is not None]
-        self._judge([s for s in searches if not s.live or s.plain])
+        self._judge([s for s in searches if not s.live])
+
+    def _finish(self, searches: list[TaskSearch]) -> None:
+        self._judge(searches)
+        super()._finish(searches)
 
     def _affordable(self, search: TaskSearch) -> int:
         """Drop the episodes sampled last that the budget cannot play to their ends; how many stay."""
@@ -45,7 +49,7 @@ class BestOfN(TreeSearch):
         return stay
 
     def _judge(self, searches: list[TaskSearch]) -> None:
-        """Score the last actions of finished episodes; those that the budget cut go on from the first of its paths if none is finished."""
+        """Score the last actions of finished episodes; unfinished ones count only where none is finished, and of them the first."""
         done = [node for s in searches if not s.broken for node in s.nodes if node.finished and node.last is not None]
         self._score([[node.last] for node in done if node.last is not None])
         for node in done:

@@ -57,7 +57,11 @@ class MCTS(TreeSearch):
             self._simulate([s for s in going if self._affords(s, s.nodes[0], self._cost(s.nodes[0]))])
             if self._late():
                 break
-        self._move([s for s in searches if not s.broken])
+        self._move([s for s in searches if not s.broken and not s.plain])
+
+    def _finish(self, searches: list[TaskSearch]) -> None:
+        self._move(searches)
+        super()._finish(searches)
 
     def _width(self, node: Node) -> int:
         return self.options.mcts_actions * self.room(node)
@@ -128,7 +132,7 @@ class MCTS(TreeSearch):
         return {key: node.outcome for key, node in ends.items() if node.finished}
 
     def _move(self, searches: list[TaskSearch]) -> None:
-        """Play the action visited most; with nothing visited, which only a budget can bring about, plain play goes on from here."""
+        """Play the action visited most. Where the budget has ended, so down to the end of the tree; plain play goes on from there."""
         for search in searches:
             while edges := [e for e in self._edges.get(id(search.nodes[0]), []) if e.visits]:
                 best = max(edges, key=lambda e: (e.visits, e.mean))

@@ -10,7 +10,7 @@ from ..data.layout import Span
 
 @dataclass(eq=False)
 class Node:
-    """A path from the root: its tokens end with the prompt for the next action, or with the last action if finished."""
+    """A path from the root: its tokens end with the prompt for the next action, with a step of a response, or with the last action if finished."""
 
     token_ids: list[int]
     actions: list[str] = field(default_factory=list)
@@ -19,6 +19,7 @@ class Node:
     spans: list[Span] = field(default_factory=list)  # of the actions, in tokens
     rewards: list[float] = field(default_factory=list)
     last: Candidate | None = None  # the action that led here
+    action_start: int | None = None  # inside a response: where it begins
     copies: int = 1  # sampled episodes that run through it (best-of-N)
     finished: bool = False
     success: bool = False
@@ -45,6 +46,12 @@ class Candidate:
     @property
     def token_ids(self) -> list[int]:
         return self.parent.token_ids + self.action_tokens
+
+    @property
+    def response(self) -> list[int]:
+        """The tokens of the whole action, with the steps that led here."""
+        begun = self.parent.action_start
+        return self.action_tokens if begun is None else self.token_ids[begun:]
 
     @property
     def spans(self) -> list[Span]:

@@ -23,6 +23,8 @@ class Options:
         logprob_weight: w of score + w · mean log-probability of the action's tokens.
         budget: ceilings.
         restore: "replay" the actions that led to a state, or restore a "snapshot" of it.
+        step_tokens: token ids that end a step inside a response: what is sampled, scored and chosen are steps, and the environment is given the
+            whole response once it has ended.
         mcts_rule, mcts_prior, mcts_actions, exploration, rollout_weight: of `mcts`, see there.
         lookahead_temperature: of the continuation's actions; 0 is greedy.
     """
@@ -34,6 +36,7 @@ class Options:
     logprob_weight: float = 0.0
     budget: Budget = Budget()
     restore: str = "replay"
+    step_tokens: tuple[int, ...] = ()
     mcts_rule: str = "puct"
     mcts_prior: str = "frequency"
     mcts_actions: int = 4

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..agents.chat import ChatFormat
@@ -53,8 +54,10 @@ class States:
             search.nodes = [] if search.broken else [root]
 
     def play(self, wanted: Sequence[tuple[TaskSearch, Candidate]]) -> None:
-        """Give every candidate its child, or break its search."""
-        requests = [((s, c), s.task_id, self._request(s, c)) for s, c in wanted]
+        """Give every candidate its child, or break its search; a step that ends no response has one without the environment."""
+        for _, candidate in wanted:
+            candidate.child = self._inside(candidate)
+        requests = [((s, c), s.task_id, self._request(s, c)) for s, c in wanted if c.child is None]
         for (search, candidate), reply in self._ask(requests):
             if reply.kind != "ok":
                 search.broken = True
@@ -69,7 +72,8 @@ class States:
     def room(self, node: Node) -> int:
         """Tokens that the next action may have."""
         room = self.limits.max_tokens - len(node.token_ids)
-        return room if self.limits.max_tokens_per_turn is None else min(room, self.limits.max_tokens_per_turn)
+        begun = 0 if node.action_start is None else len(node.token_ids) - node.action_start
+        return room if self.limits.max_tokens_per_turn is None else min(room, self.limits.max_tokens_per_turn - begun)
 
     def _request(self, search: TaskSearch, candidate: Candidate) -> dict[str, Any]:
         actions = [*candidate.parent.actions, self.action(candidate)]
@@ -78,7 +82,24 @@ class States:
 
     def action(self, candidate: Candidate) -> str:
         """What the environment is given."""
-        return self.chat.parse(self.chat.action_text(candidate.action_tokens))
+        return self.chat.parse(self.chat.action_text(candidate.response))
+
+    def _inside(self, candidate: Candidate) -> Node | None:
+        """The state behind a step that ends with a delimiter; None where the response ends, or has no room to go on."""
+        last, parent = candidate.action_tokens[-1:], candidate.parent
+        if not last or last[0] not in self.options.step_tokens or last[0] in self.chat.stop_token_ids:
+            return None
+        begun = len(parent.token_ids) if parent.action_start is None else parent.action_start
+        child = replace(
+            parent,
+            token_ids=candidate.token_ids,
+            scores=[*parent.scores, candidate.score],
+            spans=candidate.spans,
+            last=candidate,
+            action_start=begun,
+            copies=candidate.copies,
+        )
+        return child if self.room(child) >= 1 else None
 
     def _child(self, candidate: Candidate, last: dict[str, Any]) -> Node:
         parent = candidate.parent

@@ -107,6 +107,7 @@ class TreeSearch(ABC):
             capped: an action has no more tokens than what is left of the budget.
         """
         sampling = sampling or self.sampling
+        stops = [*self.chat.stop_token_ids, *self.options.step_tokens]
         owners: list[int] = []
         for place, (search, node, count) in enumerate(wanted):
             seeds = _seeds(self.options.seed, search.task_id, node.token_ids, salt, count)
@@ -114,7 +115,7 @@ class TreeSearch(ABC):
             if capped and self.options.budget.tokens is not None:
                 room = min(room, self.options.budget.tokens - search.sampled_tokens)
             for seed in seeds:
-                self.engine.submit(f"s{len(owners)}", node.token_ids, replace(sampling, seed=seed), room, self.chat.stop_token_ids)
+                self.engine.submit(f"s{len(owners)}", node.token_ids, replace(sampling, seed=seed), room, stops)
                 owners.append(place)
         found: list[dict[tuple[int, ...], Candidate]] = [{} for _ in wanted]
         for sampled in self._drained():
@@ -158,7 +159,9 @@ class TreeSearch(ABC):
 
     def reserve(self, node: Node, turns: int) -> Need:
         """What playing at most so many turns on from a node may cost."""
-        return Need(min(turns * self.room(node), self.limits.max_tokens - len(node.token_ids)), turns)
+        left = self.limits.max_tokens - len(node.token_ids)
+        cap = self.limits.max_tokens_per_turn
+        return Need(min(turns * (left if cap is None else cap), left), turns)
 
     def turns_left(self, node: Node) -> int:
         return self.limits.max_turns - len(node.actions)

@@ -48,7 +48,7 @@ def budget(args: argparse.Namespace) -> None:
     }  # fmt: skip
     found = {}
     for rule, flags in RULES.items():
-        searched = _searched({**common, **flags, "prm.model_name_or_path": f"PRM={run / args.prm}"}, methods)
+        searched = _searched({**common, **flags, "prm.model_name_or_path": f"PRM={run / args.prm}"}, methods, control=not flags)
         found[rule] = searched["PRM"]
         if rule == "plain argmax":
             found["random scores"] = searched["random"]
@@ -62,16 +62,16 @@ def budget(args: argparse.Namespace) -> None:
     _tell(found, methods)
 
 
-def _searched(flags: dict[str, Any], methods: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+def _searched(flags: dict[str, Any], methods: list[str], *, control: bool = False) -> dict[str, dict[str, dict[str, float]]]:
     """Outcomes by PRM, method and task, of a `cli.search` that is run if it was not."""
     line = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    line += [] if control else ["--search.random_disable"]
     subprocess.run([sys.executable, "-m", "openrlhf_agentprm.cli.search", *line, "--search.methods", *methods], check=True)
     result: dict[str, dict[str, dict[str, float]]] = {}
     rules = {name.partition(".")[2]: value for name, value in flags.items() if name.startswith("search.") and name != "search.output"}
     names = ("tie_margin", "policy_margin", "logprob_weight", "pav_alpha")
     for entry in json.loads(Path(flags["search.output"]).read_text()):
-        control = not entry["prm_digest"]
-        same = all(entry.get(n, 0.0) == (0.0 if control and n == "pav_alpha" else rules.get(n, 0.0)) for n in names)
+        same = all(entry.get(n, 0.0) == rules.get(n, 0.0) for n in names)
         kind = (entry["first_task"], entry["num_tasks"], entry["seed"], entry["temperature"])
         if same and kind == (flags["env.first_task"], flags["env.num_tasks"], rules["seed"], rules["temperature"]):
             kept = {task: value for task, value in entry["outcomes"].items() if value is not None}

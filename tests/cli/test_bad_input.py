@@ -67,16 +67,31 @@ def test_missing_empty_and_torn_data(tiny, tmp_path):
     refused(agentprm("episodes", "stats", torn, check=False), "cannot be read as Parquet")
 
 
+UNFIT = [
+    "--ds.packing_samples", "--ds.attn_implementation", "eager", "--data.replay_decay", 1.5, "--data.replay_share", -1,
+    "--train.max_tokens_per_gpu", 0, "--eval.patience", 0,
+]  # fmt: skip
+
+
 def test_flags_of_prm_training_are_all_told_at_once():
     flags = ["--train.batch_size", 6, "--train.micro_batch_size", 4, "--eval.share", 1.5, "--label.options", '{"shuffel": 1}']
     refused(
-        module("train_prm", *flags, "--ds.packing_samples", check=False),
+        module("train_prm", *flags, *UNFIT, check=False),
         "--model.model_name_or_path is required",
         "--data.dataset is required",
         "--eval.share is 1.5",
         "--train.batch_size 6 is no multiple of --train.micro_batch_size 4",
-        "--ds.packing_samples is not supported",
+        "--ds.packing_samples wants --ds.attn_implementation sdpa or flash_attention_2, and came with eager",
+        "--data.replay_decay is 1.5",
+        "--data.replay_share is -1",
+        "--train.max_tokens_per_gpu is 0",
+        "--eval.patience is 0",
         "--label.options has the unknown key 'shuffel'",
+    )
+    refused(
+        module("train_prm", "--eval.patience", 2, "--data.replay_decay", 0.5, "--loss.reduce", "episodes", check=False),
+        "--eval.patience wants held-out episodes",
+        "--data.replay_decay weighs turns, which --loss.reduce episodes divides out again",
     )
 
 

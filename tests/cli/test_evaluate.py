@@ -98,3 +98,14 @@ def test_scores_that_are_no_numbers_are_named(made):
         UserError, match=r"the PRM 'broken' gives scores that are no numbers: episode \w+ \(task task-0\), turn 1: nan.*more"
     ):
         run(made, "--prm.model_name_or_path", made / "broken")
+
+
+def test_choices_and_reserved_names_are_those_of_the_code(made):
+    """They are written out in the command, whose help imports no torch."""
+    from openrlhf_agentprm.core.metrics import AGGREGATES
+    from openrlhf_agentprm.prm.evaluation import MAJORITY_KEYS, free_scores, sample_grid
+    from openrlhf_agentprm.prm.ground_truth import turn_baselines
+
+    assert evaluate.AGGREGATES == AGGREGATES and evaluate.MAJORITY_KEYS == MAJORITY_KEYS
+    grid = sample_grid(sampled(WINS, "sft"))
+    assert set(evaluate._TAKEN) == {"random", "oracle", "majority", *free_scores(grid), *turn_baselines(grid)}

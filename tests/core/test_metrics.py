@@ -99,7 +99,9 @@ def test_pair_wins_are_the_auc_of_each_group():
             if labels[row, i] and not labels[row, j] and lengths[row, i] == lengths[row, j]
         ]
         assert float(pairs[row]) == len(alike)
-        assert float(wins[row]) == sum(float((scores[row, i] > scores[row, j]) + 0.5 * (scores[row, i] == scores[row, j])) for i, j in alike)
+        assert float(wins[row]) == sum(
+            float((scores[row, i] > scores[row, j]) + 0.5 * (scores[row, i] == scores[row, j])) for i, j in alike
+        )
 
 
 def test_weighted_majority_by_hand():

@@ -16,13 +16,18 @@ from launching import deepspeed, module
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.data.layout import spans_of
 from openrlhf_agentprm.data.store import EpisodeStore
+from openrlhf_agentprm.host.best_weights import BestWeights, best_of
 from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, check_datasets, for_episodes, is_store
 from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task
 from openrlhf_agentprm.prm.model import Record, load_prm
 from openrlhf_agentprm.prm.objective import TurnRegression
+from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 
 COMMON = ["--data.max_len", "128", "--ds.zero_stage", "0", "--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32"]
+
+PACKED = ["--ds.packing_samples", "--train.dynamic_batch_enable"]
 
 
 def history(folder):
@@ -128,8 +133,9 @@ def reference(tiny, count_store, tmp_path_factory):
         (["--train.micro_batch_size", "2"], dict(processes=2)),
         (["--train.micro_batch_size", "4", "--ds.zero_stage", "3"], {}),
         (["--train.micro_batch_size", "8"], dict(launch=module)),
+        ([*PACKED, "--train.max_tokens_per_gpu", "150", "--ds.zero_stage", "2"], dict(processes=2)),
     ],
-    ids=["two processes", "zero3", "no launcher"],
+    ids=["two processes", "zero3", "no launcher", "packed, two processes, zero2"],
 )
 def test_processes_micro_batches_and_partitions_give_the_loss_of_one(flags, launched, reference, tiny, count_store, tmp_path):
     rows, _ = reference
@@ -180,6 +186,41 @@ def test_the_hosts_ways_to_train(flags, tiny, count_store, tmp_path):
     assert record.values == ("state" if at_states else "previous_q") and record.options["beta"] == (0.0 if at_states else 1.0)
     assert record.value_trained is ("outcome_last" not in flags and "0" not in flags[-1:])
     assert record.output == ("sigmoid" if "soft_bce" in flags else "linear")
+
+
+def test_the_best_evaluation_is_the_first_of_equals_and_its_age_counts_evaluations():
+    rows = [{"eval_brier_last": b, "eval_auc_last": 1 - b, "step": 2 * n} for n, b in enumerate([0.3, 0.2, 0.25, 0.2], 1)]
+    rows.insert(2, {"step": 5})
+    assert best_of(rows, "brier_last") == best_of(rows, "auc_last") == (4, 2)
+    assert best_of(rows[:1], "brier_last") == (2, 0) and best_of([{"step": 1}], "brier_last") == (0, 0)
+
+
+def test_a_figure_that_does_not_exist_is_no_reason_to_go_on():
+    args = SimpleNamespace(ckpt=SimpleNamespace(output_dir="x"), eval=SimpleNamespace(patience=1, metric="auc_last_within_task"))
+    best = BestWeights(None, None, args)
+    best.keep([{"step": 1, "loss": 0.5}])
+    for row in ({"eval_auc_last_within_task": float("nan")}, {"eval_auc_last": 0.5}):
+        with pytest.raises(UserError, match="--eval.metric auc_last_within_task has no value on the held-out episodes"):
+            best.keep([{"step": 2, **row}])
+
+
+@pytest.mark.host
+def test_training_stops_when_held_out_figures_get_worse_and_keeps_the_best_weights(tiny, count_store, tmp_path):
+    flags = ["--eval.share", "0.3", "--eval.steps", "2", "--eval.patience", "2", "--data.replay_decay", "0.5", *PACKED]
+    line = ["--model.model_name_or_path", tiny, "--data.dataset", f"{count_store},{count_store}", "--ckpt.output_dir", tmp_path / "prm"]
+    module("train_prm", *line, *COMMON, "--train.batch_size", "16", "--train.max_epochs", "20", "--adam.lr", "3e-2", *flags)
+    rows = history(tmp_path / "prm")
+    record = Record.load(tmp_path / "prm")
+    evaluated = [row for row in rows if "eval_brier_last" in row]
+    best = min(evaluated, key=lambda row: row["eval_brier_last"])
+    assert best["best"] and evaluated[-3] is best and len(rows) == evaluated[-1]["step"] < 100, "two evaluations later it stopped"
+    assert record.options["best_step"] == best["step"] and record.options["steps"] == len(rows)
+    assert {i: v["weight"] for i, v in record.data["iterations"].items()} == {"0": 0.5, "1": 1.0}
+    assert not (tmp_path / "prm" / ".best").exists()
+    _, held_out = split_by_task(load_data([str(count_store)], max_len=128).episodes, 0.3)
+    scored = score_all(ScalarPRM.load(str(tmp_path / "prm")), [e.token_ids for e in held_out], [spans_of(e) for e in held_out])
+    error = [(float(q[-1]) - e.outcome) ** 2 for (q, _), e in zip(scored, held_out, strict=True)]
+    assert sum(error) / len(error) == pytest.approx(best["eval_brier_last"], abs=1e-4)
 
 
 @pytest.mark.host

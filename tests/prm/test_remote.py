@@ -4,15 +4,17 @@ import contextlib
 import json
 import math
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from launching import module
 from servers import answering, behaving, in_thread
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
+from openrlhf_agentprm.cli import evaluate
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
 from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
 from openrlhf_agentprm.prm.remote import RemotePRM, identity_of
@@ -249,10 +251,13 @@ def test_evaluate_takes_an_address(tiny, count_store, tmp_path):
     save_prm(start_from(str(tiny), dtype="fp32"), load_tokenizer(str(tiny)), tmp_path / "prm", Record(method="td_gae"))
     tokenizer = load_tokenizer(str(tiny))
     service = Service(ScalarPRM.load(str(tmp_path / "prm")), Reader(tokenizer, len(tokenizer), Limits()), {"digest": "d"})
-    results = []
+    results, store = [], str(tmp_path / "several")
+    with EpisodeWriter(tmp_path / "several") as writer:  # demonstrations stand for samples of one task
+        for number, one in enumerate(EpisodeStore(count_store).episodes()):
+            writer.add(replace(one, task_id=f"t{number % 12}", sample=number // 12, episode_id=""))
     with in_thread(service) as url:
         for name, path in (("remote", url), ("scalar", tmp_path / "prm")):
             output = tmp_path / f"{name}.json"
-            module("evaluate", "--eval.dataset", count_store, "--prm.model_name_or_path", f"P={path}", "--eval.output", output)
+            evaluate.main(["--eval.dataset", store, "--prm.model_name_or_path", f"P={path}", "--eval.output", str(output)])
             results.append(json.loads(output.read_text())["best_of_n"]["P"])
     assert results[0] == results[1]

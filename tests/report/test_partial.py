@@ -123,3 +123,14 @@ def test_one_task_has_no_interval(run):
     (run / "search.json").write_text(json.dumps(entries))
     text = read(run)
     assert "Search by Agent, 1×4 solves 100.0 % of the tasks, one sample 50.0 %: +0.0 points. too few tasks for an interval" in text
+
+
+def test_searches_of_every_kind_are_named(run):
+    entries = json.loads((run / "search.json").read_text())
+    kinds = [("bon:8", None, None, {}), ("mcts:4", None, 3, {"rollout_weight": 0.5}), ("lookahead:2x4x1", 2, 4, {"policy_margin": 0.1})]
+    entries += [{**entries[0], "method": m, "beams": b, "actions": a, **more} for m, b, a, more in kinds]
+    (run / "search.json").write_text(json.dumps(entries))
+    text = read(run)
+    assert "Agent, bon:8" in text and "best of 8 episodes by the last score" in text
+    assert "4 simulations each turn, 3 actions at a new state; rollouts' outcomes weigh 0.5" in text
+    assert "Agent, lookahead:2×4×1" in text and "2 paths kept, 4 actions at each, judged 1 turn ahead" in text

@@ -53,7 +53,8 @@ class Judge:
                 text = self.chat.tokenizer.decode(ids[: int(batch.positions.q_BK[row, k]) + 1], skip_special_tokens=True).split()
                 goal = words[text[text.index("to") + 1]]
                 q_BK[row, k] = self.says(goal, text.count("up"), "stop" in text)
-        return ProcessScores(q_BK, q_BK)
+        v_BK = torch.cat([torch.full_like(q_BK[:, :1], 0.5), q_BK[:, :-1]], dim=1)
+        return ProcessScores(q_BK, v_BK)
 
 
 def found(chat, pool, prm, tasks, method, **options):
@@ -213,6 +214,24 @@ def test_a_budget_that_is_enough_changes_nothing_and_one_that_ends_is_told(chat,
     assert all(r.sampled_actions == 6 for r in plain)
 
 
+@pytest.mark.parametrize("method", ALL)
+def test_when_time_is_up_the_best_path_so_far_is_played_to_its_end(chat, pool, method, monkeypatch):
+    """Time is up at the third look at the clock: what is finished wins if it is the best, else greedy play ends the best path."""
+    looks = Counter()
+
+    def late(tree):
+        looks[id(tree)] += 1
+        return looks[id(tree)] >= 3
+
+    monkeypatch.setattr("openrlhf_agentprm.search.tree.TreeSearch._late", late)
+    results, _ = found(chat, pool, Judge(chat), pool.tasks("test", 0, 12), method, seed=1)
+    assert all(r.path.finished and not math.isnan(r.outcome) for r in results)
+    ended = [r for r in results if r.budget_ended]
+    assert ended and all(r.path.actions[2:] in ([], ["up"] * 4) for r in ended if not method.startswith("mcts"))
+    if method == "bon:6":  # with a goal of 0 or 1 an episode of the first two turns was right, and is known to be
+        assert all(r.outcome == 1.0 for r in ended if goal_of(r.task_id) < 2)
+
+
 def test_snapshots_lead_where_replay_leads_and_step_less(chat):
     with EnvPool("thirdparty_saved", {}, 3) as pool:
         tasks = pool.tasks("test", 0, 8)
@@ -234,7 +253,13 @@ def test_names_of_methods():
     assert parse_method("lookahead:1x4x2") == Method("lookahead", 1, 4, 2) and parse_method("BON:8") == Method("bon", count=8)
     for name in ALL:
         assert parse_method(name).name == name
-    for wrong, told in (("bonn:4", "did you mean 'bon'"), ("2x", "is not N×M"), ("0x4", "is not N×M"), ("mcts:0", "is not"), ("2x2x2", "is not")):
+    for wrong, told in (
+        ("bonn:4", "did you mean 'bon'"),
+        ("2x", "is not N×M"),
+        ("0x4", "is not N×M"),
+        ("mcts:0", "is not"),
+        ("2x2x2", "is not"),
+    ):
         with pytest.raises(UserError, match=told):
             parse_method(wrong)
 

@@ -1,25 +1,34 @@
-"""Kinds of reward models: which one a checkpoint is, and what a kind brings that `train_prm` can train."""
+"""Kinds of reward models: which one a checkpoint is, and what a kind brings that `train_prm` can train.
+
+A kind is a class of the registry `reward_models`. To be trained it needs what `Trainable` lists; `ScalarPRM` (prm/scoring.py) has all of it, so
+most kinds derive from it and say what differs: their objective, how a score is read, which flags they read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fnmatch
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..core.errors import UserError
-from ..core.registry import REWARD_MODELS
-from ..data.episode import Episode
-from .dataset import Labels
-from .http import is_url
-from .model import Record, foreign_kind
-from .objective import Objective
+from ...core.errors import UserError
+from ...core.registry import REWARD_MODELS
+from ...data.episode import Episode
+from ..dataset import Labels
+from ..http import is_url
+from ..model import Record, foreign_kind
+from ..objective import Objective
 
 AUTO = "auto"
 """`--prm.name` where nothing is said: what the checkpoint says that it is."""
 
 
 class Trainable(Protocol):
-    """A class of the registry `reward_models` that can be trained; beside `load` and `score` it has these, all static."""
+    """A class of the registry `reward_models` that can be trained; beside `load` and `score` it has these, all static.
+
+    It may have `supports`: "packing" where its model reads out by `read_out` or `read_heads`, "replay" where its objective weighs episodes by
+    iteration.
+    """
 
     def start(self, path: str, **options: Any) -> Any:
         """The model to train, from a language model or an earlier checkpoint; options as in `prm.model.start_from`."""
@@ -33,7 +42,14 @@ class Trainable(Protocol):
         """What is wrong with the flags of `train_prm`, before anything is read."""
 
     def recorded(self, args: Any) -> dict[str, Any]:
-        """Fields of the checkpoint's `Record`: values, output, value_trained; method where it is no label's, and further options."""
+        """Fields of the checkpoint's `Record`: values, output, value_trained, scale; method where it is no label's, and further options."""
+
+    def reads(self, args: Any) -> Collection[str]:
+        """Optional: the flags of the groups label, loss and prm that it reads, as patterns ("label.*"). The others are refused where they are
+        given, and are not recorded. Without this it is taken to read all of them."""
+
+    def start_options(self, args: Any) -> dict[str, Any]:
+        """Optional: further options of `start`."""
 
 
 def kind_of(path: str) -> str:
@@ -64,7 +80,7 @@ def check_reward_model(name: str, path: str, policy: str | None = None) -> None:
 
 def records_of(name: str, path: str) -> list[Record]:
     """What a reward model tells of itself: a kind that has `describe(path)` by that, others by the checkpoints that they are made of."""
-    from .ensemble import checkpoints_of
+    from ..ensemble import checkpoints_of
 
     describe = getattr(load_kind(name, path), "describe", None)
     return [describe(path)] if describe is not None else [Record.load(folder) for folder in checkpoints_of(name, path)]
@@ -81,3 +97,26 @@ def trainable(name: str) -> Any:
         able = [n for n in REWARD_MODELS.names() if hasattr(REWARD_MODELS.load(n), "objective")]
         raise UserError(f"--prm.name {name} cannot be trained (those that can: {', '.join(able)})")
     return kind
+
+
+LABELLED = ("label.*", "loss.kind", "loss.beta", "loss.value_coef", "loss.reduce")
+"""Flags of every kind whose turns are regressed on labels."""
+
+
+OF_ALL = ("prm.name", "prm.step_delimiter", "prm.step_delimiter_text")
+"""Flags of every kind."""
+
+
+def reads(args: Any, flag: str) -> bool:
+    """Whether the kind that is trained reads a flag, such as "loss.beta"."""
+    listed = getattr(REWARD_MODELS.load(args.prm.name), "reads", None)
+    return listed is None or flag in OF_ALL or any(fnmatch.fnmatch(flag, pattern) for pattern in listed(args))
+
+
+def flags(args: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of every flag that is some kind's."""
+    for group in ("label", "loss", "prm"):
+        for name, value in vars(getattr(args, group)).items():
+            yield f"{group}.{name}", value
+    for name in ("expert_dataset", "next_actions"):
+        yield f"data.{name}", getattr(args.data, name)

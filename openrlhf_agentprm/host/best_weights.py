@@ -1,0 +1,80 @@
+"""Early stop: training ends when held-out figures stay behind their best, and goes back to the weights that gave it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import UserError
+
+METRICS = {"brier_last": -1, "auc_last": 1, "auc_first": 1, "auc_last_within_task": 1}
+"""What `--eval.metric` may name: figures of the held-out episodes, and 1 where more is better."""
+
+
+def best_of(history: Sequence[dict[str, Any]], metric: str) -> tuple[int, int]:
+    """(step of the best evaluation, the earliest of equals; evaluations since), or (0, 0) before the first."""
+    found = [(METRICS[metric] * row[f"eval_{metric}"], row["step"]) for row in history if f"eval_{metric}" in row]
+    if not found:
+        return 0, 0
+    place = max(range(len(found)), key=lambda i: (found[i][0], -i))
+    return found[place][1], len(found) - 1 - place
+
+
+class BestWeights:
+    """Keeps the engine's state of the best evaluation in a folder beside the finished checkpoint. Off without `--eval.patience`.
+
+    Which evaluation is best follows from the history alone, which every rank has, and a resumed training too.
+    """
+
+    def __init__(self, strategy: Any, engine: Any, args: Any) -> None:
+        self.strategy = strategy
+        self.engine = engine
+        self.ckpt = args.ckpt
+        self.patience = args.eval.patience
+        self.metric = args.eval.metric
+        self.folder = Path(args.ckpt.output_dir) / ".best"
+
+    def keep(self, history: Sequence[dict[str, Any]]) -> None:
+        """Save the weights if the last row is the best evaluation so far.
+
+        Raises:
+            UserError: the figure does not exist on these episodes.
+        """
+        row = history[-1]
+        if self.patience is None or not any(name.startswith("eval_") for name in row):
+            return
+        if math.isnan(row.get(f"eval_{self.metric}", math.nan)):  # a kind whose scores are no probabilities has no Brier score
+            raise UserError(
+                f"--eval.metric {self.metric} has no value on the held-out episodes (AUC wants successes and failures, within a task both "
+                "of one task; a Brier score wants probabilities); hold out more with --eval.share, or take another --eval.metric"
+            )
+        row["best"] = best_of(history, self.metric)[0] == row["step"]
+        if row["best"]:  # the host keeps one state whose name begins so
+            self.strategy.save_ckpt(
+                self.engine, str(self.folder), f"best_step{row['step']}", self.ckpt.max_num, self.ckpt.max_mem, {}, save_latest=False
+            )
+
+    def patience_is_over(self, history: Sequence[dict[str, Any]]) -> bool:
+        return self.patience is not None and best_of(history, self.metric)[1] >= self.patience
+
+    def restore(self, history: Sequence[dict[str, Any]]) -> None:
+        """Go back to the best evaluation's weights, if a later step was trained."""
+        if self.patience is None:
+            return
+        step, since = best_of(history, self.metric)
+        if since and self.strategy.load_ckpt(self.engine, str(self.folder), tag=f"best_step{step}")[0] is None:
+            raise UserError(f"the weights of step {step}, the best, are no longer in {self.folder}; train again without --ckpt.load_enable")
+
+    def told(self, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What the checkpoint's record says of it."""
+        if self.patience is None:
+            return {}
+        return {"metric": self.metric, "patience": self.patience, "best_step": best_of(history, self.metric)[0], "steps": len(history)}
+
+    def forget(self) -> None:
+        """Remove the folder: the finished checkpoint has those weights."""
+        if self.strategy.is_rank_0():
+            shutil.rmtree(self.folder, ignore_errors=True)
