@@ -106,6 +106,7 @@ def _add_inverse_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--data.next_actions", help="inverse: folders of cli.label --label.name next_actions, divided by commas")
     add("--loss.inverse_gamma", type=float, default=1.0, help="inverse: discount a turn (not stated in arXiv 2502.10325)")
+    add("--loss.inverse_value_coef", type=float, default=0.1, help="inverse: weight of the value term, in place of --loss.value_coef")
     add(
         "--loss.inverse_next",
         default="full",

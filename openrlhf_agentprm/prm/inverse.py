@@ -50,6 +50,8 @@ class InversePRM(ScalarPRM):
             found.append("--data.expert_dataset is required by --prm.name inverse: stores of experts' episodes, divided by commas")
         if not 0 <= loss.inverse_gamma <= 1:
             found.append(f"--loss.inverse_gamma is {loss.inverse_gamma}; wanted a number from 0 to 1")
+        if not 0 <= loss.inverse_value_coef < float("inf"):
+            found.append(f"--loss.inverse_value_coef is {loss.inverse_value_coef}; wanted a number of 0 or more")
         if loss.inverse_next == "target":
             if args.ds.zero_stage == 3 or args.ds.lora.rank > 0:
                 found.append(
@@ -63,7 +65,7 @@ class InversePRM(ScalarPRM):
 
     @staticmethod
     def reads(args: Any) -> Collection[str]:
-        return ("loss.value_coef", "loss.inverse_*", "loss.target_every", "data.expert_dataset", "data.next_actions")
+        return ("loss.inverse_*", "loss.target_every", "data.expert_dataset", "data.next_actions")
 
     @staticmethod
     def recorded(args: Any) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class InversePRM(ScalarPRM):
             "values": "state",
             "output": "linear",
             "scale": "order",
-            "value_trained": args.loss.value_coef > 0,
+            "value_trained": args.loss.inverse_value_coef > 0,
             "options": {"expert_dataset": args.data.expert_dataset, "next_actions": args.data.next_actions},
         }
 
@@ -171,9 +173,8 @@ class InverseObjective:
         next_BK = torch.cat([of_next_BK[:, 1:], torch.zeros_like(of_next_BK[:, :1])], 1)
         z_BK = inverse_logits(q_BK, next_BK, at.mask_BK, self.args.loss.inverse_gamma)
         total = inverse_loss(z_BK, part.expert_B, at.mask_BK, num_expert=counts[0], num_policy=counts[1])
-        if self.args.loss.value_coef:
-            value = sampled_value_loss(v_BK, sampled_BK, part.sampled_BK, num_states=counts[2])
-            total = total + self.args.loss.value_coef * value
+        if coef := self.args.loss.inverse_value_coef:
+            total = total + coef * sampled_value_loss(v_BK, sampled_BK, part.sampled_BK, num_states=counts[2])
         with torch.no_grad():
             experts, policies = (z_BK[side].sum() / n for side, n in ((part.expert_B, counts[0]), (~part.expert_B, counts[1])))
         return total, {"expert_logit": experts, "policy_logit": policies}

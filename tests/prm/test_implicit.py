@@ -115,10 +115,8 @@ def test_the_reference_is_found_where_both_were_moved_and_missed_where_it_is_not
 
 def test_what_does_not_go_with_outcomes_alone_is_told(bpe_policy, checkpoint, tmp_path):
     assert ImplicitPRM.problems(flags(bpe_policy, tmp_path)) == []
-    args = flags(bpe_policy, bpe_policy, kind="soft_bce", implicit_beta=-1.0)
-    args.label.name = "mc_visits"
-    told = ImplicitPRM.problems(args)
-    assert len(told) == 4 and "is the reference model" in told[3]
+    told = ImplicitPRM.problems(flags(bpe_policy, bpe_policy, implicit_beta=-1.0))
+    assert len(told) == 2 and "wanted a number above 0" in told[0] and "is the reference model" in told[1]
     again = ImplicitPRM.recorded(flags(checkpoint, tmp_path))
     assert again["options"]["reference"] == str(checkpoint.parent / "policy"), "a second round keeps the first one's reference"
 

@@ -19,9 +19,10 @@ from openrlhf_agentprm.prm.vocabulary import read_config
 
 
 def flags(policy, experts, **changes):
-    loss = {"kind": "mse", "reduce": "turns", "value_coef": 1.0, "inverse_gamma": 1.0, "inverse_next": "full", "target_every": 2}
+    loss = {"kind": "mse", "reduce": "turns", "inverse_value_coef": 1.0, "inverse_gamma": 1.0, "inverse_next": "full", "target_every": 2}
     loss |= {"inverse_own_enable": False} | changes.pop("loss", {})
     return SimpleNamespace(
+        prm=SimpleNamespace(step_delimiter=None),
         model=SimpleNamespace(model_name_or_path=str(policy)),
         ckpt=SimpleNamespace(output_dir="out", load_enable=changes.pop("load", False)),
         ds=SimpleNamespace(param_dtype="fp32", attn_implementation="sdpa", zero_stage=changes.pop("zero", 0), lora=SimpleNamespace(rank=0)),
