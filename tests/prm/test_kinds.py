@@ -117,6 +117,8 @@ def loss_of(objective, model, cuts):
 
 
 WAYS = {
+    "mse": [],
+    "soft_bce": ["--loss.kind", "soft_bce", "--label.name", "outcome_all", "--loss.reduce", "episodes"],
     "pqm": ["--loss.kind", "pqm", "--label.sidecar", "<targets>"],
     "pqm of outcomes": ["--loss.kind", "pqm", "--label.name", "outcome_all"],
     "pairs": ["--loss.kind", "pairs", "--label.sidecar", "<pairs>", "--loss.margin_coef", "0.5"],
@@ -182,7 +184,8 @@ def test_a_finished_model_scores_as_it_did_in_training(name, bpe_policy, made, t
         plain = load_prm(str(tmp_path))
         with torch.no_grad():
             logits = plain(ids).logits[0, [end - 1 for _, end in SPANS[0]], 0]
-        torch.testing.assert_close(logits.cumsum(0) if args.prm.name == "spa" else logits, found[0][0], atol=1e-5, rtol=1e-4)
+        expected = logits.cumsum(0) if args.prm.name == "spa" else logits.sigmoid() if record.output == "sigmoid" else logits
+        torch.testing.assert_close(expected, found[0][0], atol=1e-5, rtol=1e-4)
     else:
         with pytest.raises(UserError, match="scores . labels a token; a scalar PRM has 1"):
             load_reward_model("scalar", str(tmp_path))
