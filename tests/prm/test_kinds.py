@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
-from openrlhf_agentprm.cli.train_prm import _problems, build_parser, fill_in
+from openrlhf_agentprm.cli.train_prm import build_parser, fill_in
+from openrlhf_agentprm.cli.train_prm_checks import problems_of_flags
 from openrlhf_agentprm.core.arguments import parse_nested
 from openrlhf_agentprm.core.batches import ProcessScores
 from openrlhf_agentprm.core.errors import UserError
@@ -143,7 +144,7 @@ def way(name, policy, made):
 @pytest.mark.parametrize("name", WAYS)
 def test_a_step_is_the_same_however_its_batch_is_cut(name, bpe_policy, made):
     args = way(name, bpe_policy, made)
-    assert _problems(args) == []
+    assert problems_of_flags(args) == []
     objective, model = objective_of(args), model_of(args)
     items = list(range(len(objective.lengths)))
     whole, gradient = loss_of(objective, model, [items])
@@ -365,7 +366,7 @@ def test_an_ensemble_takes_members_of_any_kind_that_mean_the_same(bpe_policy, ma
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )  # fmt: skip
 def test_flags_that_are_not_read_or_make_no_sense_are_refused(flags, told, bpe_policy, made):
-    problems = _problems(flags_of(bpe_policy, *at(made, flags)))
+    problems = problems_of_flags(flags_of(bpe_policy, *at(made, flags)))
     assert len(problems) == 1 and re.search(told, problems[0]), problems
 
 
@@ -385,10 +386,10 @@ def test_ppo_takes_values_and_critics_only_from_scores_that_are_values(way_name,
     save_prm(model, load_tokenizer(str(bpe_policy)), tmp_path, Record(kind=args.prm.name, method="m", **kind.recorded(args)))
     advantage = SimpleNamespace(estimator="turn_gae", values="prm", process_reward="none")
     ppo = SimpleNamespace(algo=SimpleNamespace(advantage=advantage), critic=SimpleNamespace(model_name_or_path=str(tmp_path)))
-    found = _value_problems(str(tmp_path), ppo, True)
+    found = _value_problems(str(tmp_path), Record.load(tmp_path), ppo, True)
     assert (found == []) if told is None else (len(found) == 1 and told in found[0] and "values critic" in found[0])
     advantage.values = "critic"
-    assert _value_problems(str(tmp_path), ppo, True) == []
+    assert _value_problems(str(tmp_path), Record.load(tmp_path), ppo, True) == []
     assert ("the unit of its process rewards is arbitrary" in caplog.text) is (way_name == "trajectory")
     caplog.clear()
     told_of_critic = _critic_problems(ppo)
