@@ -12,6 +12,7 @@ from ..rollout.engine import Sampled, Sampling
 from .cpu import has_cuda, prepare_environment
 
 _CONTEXT = 2048
+_CPU_BATCH = 4096  # tokens a step, vLLM's own for a CPU
 
 
 def context_length(model: str, wanted: int | None) -> int:
@@ -74,6 +75,8 @@ class VLLMEngine:
             max_num_seqs=max_num_seqs,
             disable_log_stats=True,
         )
+        if not has_cuda():  # a prompt in parts winds back the generator of a request with a seed, which a CPU's cannot do
+            arguments |= dict(enable_chunked_prefill=False, max_num_batched_tokens=max(_CPU_BATCH, max_model_len))
         try:
             self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except (ValueError, OSError) as error:
