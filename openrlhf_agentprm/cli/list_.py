@@ -41,6 +41,8 @@ def _rows(kind: str) -> list[tuple[str, str]]:
         return [
             ("mse", "promise and progress regressed together on a linear head (--loss.beta), and V at every state (--loss.value_coef)"),
             ("soft_bce", "the same by binary cross-entropy against soft targets, on a sigmoid"),
+            ("pqm", "an episode's right turns in rising order above its wrong ones (--loss.zeta)"),
+            ("pairs", "preference pairs of --label.sidecar: the better action scores higher (--loss.margin_coef)"),
         ]
     if kind == "recipes":
         return _recipes()
