@@ -91,7 +91,7 @@ def test_a_command_parses(line):
 
 
 def test_the_page_of_remote_scorers_has_its_settings_and_their_defaults():
-    from openrlhf_agentprm.prm.remote_settings import Settings
+    from openrlhf_agentprm.prm.kinds.remote_settings import Settings
 
     text = (DOCS / "reward-models" / "remote.md").read_text()
     written = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.M))

@@ -12,7 +12,7 @@ from .boundary import run_command
 
 
 def build_parser() -> Parser:
-    from ..prm.ensemble import COMBINE
+    from ..prm.kinds.ensemble import COMBINE
 
     parser = Parser(
         prog="python -m openrlhf_agentprm.cli.ensemble",
@@ -28,7 +28,7 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     from ..data.files import write_whole
-    from ..prm.ensemble import FILE, EnsemblePRM
+    from ..prm.kinds.ensemble import FILE, EnsemblePRM
 
     args = parse_nested(build_parser(), argv).ensemble
     folder = Path(args.output)

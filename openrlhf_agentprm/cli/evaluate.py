@@ -132,7 +132,7 @@ def in_steps(args: Any, checkpoints: list[str], grid: Any) -> Any:
 def read_truth(args: Any, grid: Any, problems: list[str]) -> Any:
     """The Monte-Carlo values of the episodes' turns; None where they are not given or wrong."""
     from ..data.sidecar import read_about, read_labels
-    from ..prm.ground_truth import GroundTruth, label_problems
+    from ..prm.evaluation.ground_truth import GroundTruth, label_problems
 
     if args.eval.mc_labels is None:
         return None
@@ -186,10 +186,10 @@ def score(args: Any, prms: dict[str, str], grid: Any) -> dict[str, list[Any]]:
 
 def evaluate(args: Any) -> dict[str, Any]:
     from ..data.sidecar import read_about
-    from ..prm.comparison import beside_truth, compare
-    from ..prm.ensemble import checkpoints_of
     from ..prm.evaluation import clean
+    from ..prm.evaluation.comparison import beside_truth, compare
     from ..prm.kinds import check_reward_model
+    from ..prm.kinds.ensemble import checkpoints_of
     from ..prm.vocabulary import check_vocabulary
 
     problems: list[str] = []

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..prm.verdict import LEVEL
+from ..prm.evaluation.verdict import LEVEL
 
 WIDTH = 100
 

@@ -112,9 +112,9 @@ def search(args: Any, methods: list[Method], prms: dict[str, str]) -> None:
 
 def _digest(name: str, path: str) -> str:
     """Of a reward model and the checkpoints behind it; empty for none."""
-    from ..prm.ensemble import checkpoints_of
     from ..prm.kinds import AUTO, kind_of
-    from ..prm.remote import identity_of
+    from ..prm.kinds.ensemble import checkpoints_of
+    from ..prm.kinds.remote import identity_of
     from ..rollout.digest import policy_digest
 
     if not path:

@@ -138,7 +138,7 @@ def step_tokens(args: Any, paths: Iterable[str]) -> tuple[int, ...]:
     Raises:
         UserError: no delimiter is a single token, at which an engine could stop.
     """
-    from ..prm.ensemble import checkpoints_of
+    from ..prm.kinds.ensemble import checkpoints_of
     from ..prm.steps import given_delimiters, settle, shown
 
     given = given_delimiters(args.prm, args.policy.model_name_or_path)

@@ -106,8 +106,8 @@ def _check_kind(args: Any) -> None:
 def _service(args: Any) -> Any:
     from ..agents.chat import load_tokenizer
     from ..host.cpu import prepare_environment
-    from ..prm.ensemble import checkpoints_of
     from ..prm.kinds import records_of
+    from ..prm.kinds.ensemble import checkpoints_of
     from ..prm.model import Record
     from ..prm.vocabulary import read_config, vocabulary_digest
     from ..rollout.digest import policy_digest

@@ -98,7 +98,7 @@ def _add_implicit_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_inverse_flags(parser: argparse.ArgumentParser) -> None:
-    from ..prm.inverse import NEXT
+    from ..prm.kinds.inverse import NEXT
 
     add = parser.add_argument_group("kind inverse").add_argument
     add(

@@ -91,7 +91,7 @@ def unread_delimiters(args: Any, ours: bool) -> list[str]:
 
 def step_delimiters(args: Any) -> Delimiters:
     """What ends a step of a rollout: the flags' delimiters, else those that the PRM was trained with."""
-    from ..prm.ensemble import checkpoints_of
+    from ..prm.kinds.ensemble import checkpoints_of
     from ..prm.steps import given_delimiters, settle
 
     path = args.prm.model_name_or_path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..prm.generative import Judging, context_of
+from ..prm.kinds.generative import Judging, context_of
 from ..rollout.engine import Engine, Sampling
 from .engine import VLLMEngine
 

@@ -96,7 +96,7 @@ def start_from(
     """
     config = read_config(model_name_or_path)
     if labels == 1 and is_two_label(config):
-        from .foreign_weights import one_label
+        from .kinds.foreign_weights import one_label
 
         model = _load(model_name_or_path, config, dtype, attn_implementation)
         with whole(list(model.score.parameters())):

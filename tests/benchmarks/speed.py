@@ -231,9 +231,9 @@ def labels() -> None:
 def evaluation() -> None:
     """All that cli.evaluate does but scoring, with three PRMs and Monte-Carlo values: 300 tasks × 16 samples of 3 to 12 turns."""
     from openrlhf_agentprm.data.episode import Episode, Status, Turn
-    from openrlhf_agentprm.prm.comparison import beside_truth, compare
     from openrlhf_agentprm.prm.evaluation import sample_grid
-    from openrlhf_agentprm.prm.ground_truth import GroundTruth
+    from openrlhf_agentprm.prm.evaluation.comparison import beside_truth, compare
+    from openrlhf_agentprm.prm.evaluation.ground_truth import GroundTruth
 
     episodes = []
     for task in range(300):

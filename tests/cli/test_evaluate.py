@@ -104,7 +104,7 @@ def test_choices_and_reserved_names_are_those_of_the_code(made):
     """They are written out in the command, whose help imports no torch."""
     from openrlhf_agentprm.core.metrics import AGGREGATES
     from openrlhf_agentprm.prm.evaluation import MAJORITY_KEYS, free_scores, sample_grid
-    from openrlhf_agentprm.prm.ground_truth import turn_baselines
+    from openrlhf_agentprm.prm.evaluation.ground_truth import turn_baselines
 
     assert evaluate.AGGREGATES == AGGREGATES and evaluate.MAJORITY_KEYS == MAJORITY_KEYS
     grid = sample_grid(sampled(WINS, "sft"))

@@ -12,10 +12,10 @@ from openrlhf_agentprm.data.episode import Episode, Status, Turn
 from openrlhf_agentprm.data.sidecar import read_labels
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.prm import evaluation as ev
-from openrlhf_agentprm.prm.comparison import beside_truth, compare
-from openrlhf_agentprm.prm.ground_truth import GroundTruth, against_truth, label_problems
-from openrlhf_agentprm.prm.quality import prm_quality
-from openrlhf_agentprm.prm.verdict import alive_auc, best_aggregate, verdict
+from openrlhf_agentprm.prm.evaluation.comparison import beside_truth, compare
+from openrlhf_agentprm.prm.evaluation.ground_truth import GroundTruth, against_truth, label_problems
+from openrlhf_agentprm.prm.evaluation.quality import prm_quality
+from openrlhf_agentprm.prm.evaluation.verdict import alive_auc, best_aggregate, verdict
 
 PLAIN = {"temperature": 1.0}
 

@@ -9,11 +9,11 @@ from torch.nn.functional import linear
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.prm.foreign import TRLPRM, QwenMathPRM
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
+from openrlhf_agentprm.prm.kinds.foreign import TRLPRM, QwenMathPRM
+from openrlhf_agentprm.prm.kinds.separators import marked
 from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
 from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, score_all
-from openrlhf_agentprm.prm.separators import marked
 
 SPANS = [[(4, 6), (9, 10), (14, 17)], [(3, 5)], [(2, 4), (4, 7)]]
 

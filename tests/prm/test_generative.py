@@ -11,8 +11,8 @@ from test_scoring import SPANS, episodes
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.host.reasoning import EngineReasoner
-from openrlhf_agentprm.prm.generative import GenerativePRM, Judging
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, trainable
+from openrlhf_agentprm.prm.kinds.generative import GenerativePRM, Judging
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch, score_all
 
 ABOUT = {"template": "{{ instruction }} | {{ history }} | {{ action }} ?", "verdict": " so ", "yes": ["Y", "y"], "no": ["N", "n"]}

@@ -13,9 +13,9 @@ from openrlhf_agentprm.agents.digest import policy_digest
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
 from openrlhf_agentprm.data.layout import turn_ids
-from openrlhf_agentprm.prm.implicit import ImplicitPRM, OutcomeObjective, reference_of
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of
-from openrlhf_agentprm.prm.language_model import action_logprobs, load_language_model
+from openrlhf_agentprm.prm.kinds.implicit import ImplicitPRM, OutcomeObjective, reference_of
+from openrlhf_agentprm.prm.kinds.language_model import action_logprobs, load_language_model
 from openrlhf_agentprm.prm.model import Record, save_prm
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch, score_all
 

@@ -11,8 +11,8 @@ from openrlhf_agentprm.data.episode import Episode, Status, Turn
 from openrlhf_agentprm.data.next_actions import NextActions, read_next_actions
 from openrlhf_agentprm.data.sidecar import Sidecar, table_of
 from openrlhf_agentprm.data.store import EpisodeWriter
-from openrlhf_agentprm.prm.branches import branch_batch, check_branches, read_places
-from openrlhf_agentprm.prm.inverse import InverseObjective, InversePRM
+from openrlhf_agentprm.prm.kinds.branches import branch_batch, check_branches, read_places
+from openrlhf_agentprm.prm.kinds.inverse import InverseObjective, InversePRM
 from openrlhf_agentprm.prm.model import Record, read_out, save_prm, start_from
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch
 from openrlhf_agentprm.prm.vocabulary import read_config

@@ -23,8 +23,8 @@ from openrlhf_agentprm.data.pairs import Pair, PairsSidecar
 from openrlhf_agentprm.data.sidecar import Sidecar, table_of
 from openrlhf_agentprm.host.ppo_checks import _critic_problems, _value_problems
 from openrlhf_agentprm.prm.dataset import collate
-from openrlhf_agentprm.prm.ensemble import EnsemblePRM
 from openrlhf_agentprm.prm.kinds import load_kind, trainable
+from openrlhf_agentprm.prm.kinds.ensemble import EnsemblePRM
 from openrlhf_agentprm.prm.kinds.heads import poisson
 from openrlhf_agentprm.prm.kinds.hierarchical import compressed, with_spans
 from openrlhf_agentprm.prm.kinds.spa import SpaPRM

@@ -16,9 +16,9 @@ from openrlhf_agentprm.cli import evaluate
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
+from openrlhf_agentprm.prm.kinds.remote import RemotePRM, identity_of
+from openrlhf_agentprm.prm.kinds.remote_settings import Settings, read_settings
 from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
-from openrlhf_agentprm.prm.remote import RemotePRM, identity_of
-from openrlhf_agentprm.prm.remote_settings import Settings, read_settings
 from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, make_batch, score_all
 from openrlhf_agentprm.prm.vocabulary import vocabulary_digest
 from openrlhf_agentprm.serving.app import Service
@@ -223,7 +223,7 @@ def test_what_is_served_has_to_speak_the_policys_tokens(served, bpe_policy, tiny
     with pytest.raises(UserError, match="the PRM 'tiny' at http.* have different vocabularies"):
         check_reward_model("remote", served, str(tiny))
     with pytest.raises(UserError, match="gave no score|none: Connection"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("openrlhf_agentprm.prm.http.time.sleep", lambda seconds: None)
+        patch.setattr("openrlhf_agentprm.prm.kinds.http.time.sleep", lambda seconds: None)
         check_reward_model("remote", "http://127.0.0.1:9")
     (record,) = records_of("remote", served)
     assert record.value_trained and record.values == "state" and identity_of(served) != identity_of(f"{served}/")

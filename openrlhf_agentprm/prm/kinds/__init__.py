@@ -15,9 +15,9 @@ from ...core.errors import UserError
 from ...core.registry import REWARD_MODELS
 from ...data.episode import Episode
 from ..dataset import Labels
-from ..http import is_url
 from ..model import Record, foreign_kind
 from ..objective import Objective
+from .http import is_url
 
 AUTO = "auto"
 """`--prm.name` where nothing is said: what the checkpoint says that it is."""
@@ -80,7 +80,7 @@ def check_reward_model(name: str, path: str, policy: str | None = None) -> None:
 
 def records_of(name: str, path: str) -> list[Record]:
     """What a reward model tells of itself: a kind that has `describe(path)` by that, others by the checkpoints that they are made of."""
-    from ..ensemble import checkpoints_of
+    from .ensemble import checkpoints_of
 
     describe = getattr(load_kind(name, path), "describe", None)
     return [describe(path)] if describe is not None else [Record.load(folder) for folder in checkpoints_of(name, path)]

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from ..core.errors import UserError
-from ..data.layout import Span, TurnPositions
-from .model import head
-from .scoring import make_batch
+from ...core.errors import UserError
+from ...data.layout import Span, TurnPositions
+from ..model import head
+from ..scoring import make_batch
 
 Branch = tuple[int, Sequence[int]]
 """The turn at whose state it begins, and its tokens."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..core.errors import UserError, did_you_mean
+from ...core.errors import UserError, did_you_mean
+from ..model import VALUES
 from .http import check_url, is_url
-from .model import VALUES
 
 PROTOCOLS = ("agentprm", "openrlhf", "vllm-pooling")
 OUTPUTS = ("linear", "sigmoid")

@@ -22,16 +22,16 @@ from typing import Any
 
 import torch
 
-from ..agents.chat import load_tokenizer
-from ..core.batches import ProcessScores
-from ..core.errors import UserError
-from ..data.layout import Span
+from ...agents.chat import load_tokenizer
+from ...core.batches import ProcessScores
+from ...core.errors import UserError
+from ...data.layout import Span
+from ..model import Record
+from ..scoring import ScoreBatch, values_as_recorded
+from ..vocabulary import check_same_vocabulary, vocabulary_digest
 from .http import Address, WrongAnswer
-from .model import Record
 from .remote_settings import Settings, path_of, read_settings
-from .scoring import ScoreBatch, values_as_recorded
 from .separators import episodes_of
-from .vocabulary import check_same_vocabulary, vocabulary_digest
 
 _PATHS = {"agentprm": "/score_episodes", "vllm-pooling": "/pooling"}
 _Turns = tuple[list[float], list[float]]  # q and v by turn

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from ..core.batches import ProcessScores
-from ..core.ensembles import COMBINE, combined
-from ..core.errors import UserError, did_you_mean
-from ..core.registry import REWARD_MODELS
-from .kinds import AUTO, check_reward_model, kind_of
-from .model import Record
-from .scoring import RewardModel, ScoreBatch, load_reward_model
-from .vocabulary import check_same_vocabulary
+from ...core.batches import ProcessScores
+from ...core.ensembles import COMBINE, combined
+from ...core.errors import UserError, did_you_mean
+from ...core.registry import REWARD_MODELS
+from ..model import Record
+from ..scoring import RewardModel, ScoreBatch, load_reward_model
+from ..vocabulary import check_same_vocabulary
+from . import AUTO, check_reward_model, kind_of
 
 FILE = "ensemble.json"
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import metrics
-from ..core import process_metrics as pm
-from ..data.states import state_keys
-from .evaluation import SampleGrid, pad_turns, with_interval
+from ...core import metrics
+from ...core import process_metrics as pm
+from ...data.states import state_keys
+from . import SampleGrid, pad_turns, with_interval
 from .verdict import ratio
 
 METHODS = ("mc_soft", "mc_visits")

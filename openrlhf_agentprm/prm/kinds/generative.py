@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 import torch
 
-from ..agents.chat import load_tokenizer
-from ..core.advantages import previous_values
-from ..core.batches import ProcessScores
-from ..core.errors import UserError, did_you_mean
-from ..data.layout import Span
+from ...agents.chat import load_tokenizer
+from ...core.advantages import previous_values
+from ...core.batches import ProcessScores
+from ...core.errors import UserError, did_you_mean
+from ...data.layout import Span
+from ..scoring import ScoreBatch, length_batches
+from ..vocabulary import check_same_vocabulary, read_config
 from .language_model import check_language_model, load_language_model, next_token_logits
-from .scoring import ScoreBatch, length_batches
-from .vocabulary import check_same_vocabulary, read_config
 
 FILE = "generative.json"
 COMBINE = ("mean", "majority")

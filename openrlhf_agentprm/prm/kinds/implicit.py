@@ -12,13 +12,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..agents.digest import policy_digest
-from ..core.batches import ProcessScores
-from ..core.errors import UserError
-from ..core.implicit import implicit_loss, implicit_scores, turn_rewards
-from ..data.episode import Episode
-from ..data.layout import turn_ids
-from .dataset import Labels, PRMBatch, collate
+from ...agents.digest import policy_digest
+from ...core.batches import ProcessScores
+from ...core.errors import UserError
+from ...core.implicit import implicit_loss, implicit_scores, turn_rewards
+from ...data.episode import Episode
+from ...data.layout import turn_ids
+from ..dataset import Labels, PRMBatch, collate
+from ..model import Record
+from ..scoring import ScoreBatch, length_batches
+from ..vocabulary import check_same_vocabulary
 from .language_model import (
     action_logprobs_on_call,
     check_language_model,
@@ -26,9 +29,6 @@ from .language_model import (
     score_logprobs,
     unpartitioned,
 )
-from .model import Record
-from .scoring import ScoreBatch, length_batches
-from .vocabulary import check_same_vocabulary
 
 _MAX_TOKENS = 16_384  # padded tokens of a batch under the reference
 

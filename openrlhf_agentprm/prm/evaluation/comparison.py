@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..core import metrics
-from ..data.episode import Episode
-from . import evaluation as ev
+from ...core import metrics
+from ...data.episode import Episode
+from .. import evaluation as ev
 from .ground_truth import GroundTruth, against_truth, turn_baselines
 from .quality import prm_quality
 from .verdict import LEVEL, best_aggregate, judge_aggregates, length_rival

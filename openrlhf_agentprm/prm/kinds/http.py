@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ..core.errors import UserError
+from ...core.errors import UserError
 
 T = TypeVar("T")
 _ANSWER = 256 << 20  # bytes that are read of an answer

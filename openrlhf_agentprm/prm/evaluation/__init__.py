@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from ..core import metrics
-from ..core.logistic import fit_logistic, with_one
-from ..data.episode import Episode
+from ...core import metrics
+from ...core.logistic import fit_logistic, with_one
+from ...data.episode import Episode
 
 LENGTH_ONLY = ("fewest turns", "most turns", "length regression")
 MAJORITY_KEYS = ("last_action", "actions", "final_observation")

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ..core import metrics
-from .evaluation import SampleGrid, pad_turns
+from ...core import metrics
+from . import SampleGrid, pad_turns
 
 _MIN_ALIVE = 0.05  # turns that fewer of the episodes reach are not reported
 

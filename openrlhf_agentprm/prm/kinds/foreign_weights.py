@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..core.errors import UserError
+from ...core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from ..agents.chat import load_tokenizer
-from ..core.batches import ProcessScores
-from ..core.errors import UserError
+from ...agents.chat import load_tokenizer
+from ...core.batches import ProcessScores
+from ...core.errors import UserError
+from ..model import DTYPES, QWEN_MATH_PRM, Record, is_two_label
+from ..scoring import ScoreBatch, make_batch, values_as_recorded
+from ..vocabulary import read_config
 from .foreign_weights import classifier, tensors_of, whole_model
-from .model import DTYPES, QWEN_MATH_PRM, Record, is_two_label
-from .scoring import ScoreBatch, make_batch, values_as_recorded
 from .separators import episodes_of, marked
-from .vocabulary import read_config
 
 logger = logging.getLogger(__name__)
 _READ_OUT = "readout.json"

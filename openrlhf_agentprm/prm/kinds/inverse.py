@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from ..core.errors import UserError
-from ..core.inverse import inverse_logits, inverse_loss, sampled_value_loss
-from ..data.episode import Episode
-from ..data.layout import spans_of
-from ..data.next_actions import read_next_actions
+from ...core.errors import UserError
+from ...core.inverse import inverse_logits, inverse_loss, sampled_value_loss
+from ...data.episode import Episode
+from ...data.layout import spans_of
+from ...data.next_actions import read_next_actions
+from ..dataset import Labels, PRMBatch, load_data, split_by_task
+from ..model import start_from
+from ..scoring import ScalarPRM
+from ..steps import to_steps
+from ..vocabulary import check_vocabulary, read_config
 from .branches import BranchBatch, branch_batch, check_branches, read_places, read_places_on_call, refuse
-from .dataset import Labels, PRMBatch, load_data, split_by_task
-from .model import start_from
-from .scoring import ScalarPRM
-from .steps import to_steps
-from .vocabulary import check_vocabulary, read_config
 
 NEXT = ("full", "stop", "target")
 

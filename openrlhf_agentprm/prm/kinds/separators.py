@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..data.layout import Span, TurnPositions
-from .scoring import ScoreBatch
+from ...data.layout import Span, TurnPositions
+from ..scoring import ScoreBatch
 
 
 def marked(ids: Sequence[int], spans: Sequence[Span], separator_ids: Sequence[int], closing_ids: set[int]) -> tuple[list[int], list[Span]]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ..core import metrics
-from .evaluation import LENGTH_ONLY, SampleGrid, pad_turns, with_interval
+from ...core import metrics
+from . import LENGTH_ONLY, SampleGrid, pad_turns, with_interval
 
 Curve = Mapping[int, torch.Tensor]
 JUDGED_AT = 8  # samples that the gain is of, or the most below it that there are

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..core.errors import UserError
-from .model import DTYPES
-from .vocabulary import read_config
+from ...core.errors import UserError
+from ..model import DTYPES
+from ..vocabulary import read_config
 
 _SCALED = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 _ROWS = 4096  # of logits at a time in scoring
