@@ -1,7 +1,7 @@
 """Samples of tasks, ways to choose one of them, and what each way is worth.
 
 Where failures are long and successes short, any score that grows or shrinks with length looks good in best-of-N. So the choices that know the
-length alone stand beside every PRM; `prm.quality` and `prm.verdict` say what it knows beyond them.
+length alone stand beside every PRM; `quality` and `verdict` say what it knows beyond them.
 """
 
 from __future__ import annotations
