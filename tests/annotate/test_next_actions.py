@@ -19,11 +19,11 @@ class Asked(TableEngine):
 
     def __init__(self, chat, seed, stop_after=None):
         super().__init__(chat, seed)
-        self.asked, self.left, self.closed = [], stop_after, False
+        self.states_asked, self.left, self.closed = [], stop_after, False
 
     def submit(self, request_id, token_ids, sampling, max_tokens, stop_token_ids):
         super().submit(request_id, token_ids, sampling, max_tokens, stop_token_ids)
-        self.asked.append((tuple(token_ids), max_tokens))
+        self.states_asked.append((tuple(token_ids), max_tokens))
 
     def step(self):
         if self.left is not None:
@@ -58,15 +58,15 @@ def test_every_state_is_asked_once_and_a_kill_loses_nothing(chat, count_store, t
     first = next_actions.annotate(store, act=actor(chat, tmp_path, engines))
     episodes = {e.episode_id: e for e in store.episodes() if e.status.has_outcome}
     states = sorted((tuple(e.token_ids[: t.action_start]), min(4, 128 - t.action_start)) for e in episodes.values() for t in e.turns)
-    assert sorted(engines[0].asked) == states and len(engines[1].asked) == len(states) - 10
+    assert sorted(engines[0].states_asked) == states and len(engines[1].states_asked) == len(states) - 10
     assert first.figures == {"episodes": len(episodes), "states": len(states), "actions": len(states)}
     assert first.cost["sampled_tokens"] == sum(len(a) for turns in first.actions.values() for [a] in turns)
     assert {tuple(a) for turns in first.actions.values() for [a] in turns} == {tuple(a) for a in engines[0].actions}
     again = next_actions.annotate(store, act=actor(chat, tmp_path, engines), samples=2)
-    assert len(engines[2].asked) == len(states), "the first sample of each is there"
+    assert len(engines[2].states_asked) == len(states), "the first sample of each is there"
     assert all(new[0] == old for name, turns in again.actions.items() for new, [old] in zip(turns, first.actions[name], strict=True))
     next_actions.annotate(store, act=actor(chat, tmp_path, engines, policy_digest="other"))
-    assert len(engines[3].asked) == len(states), "another policy's answers are not taken for them"
+    assert len(engines[3].states_asked) == len(states), "another policy's answers are not taken for them"
     again.save(tmp_path, {"method": "next_actions", "policy_digest": "d"})
     actions, digest = read_next_actions([str(tmp_path)])
     assert digest == "d" and actions == again.actions

@@ -111,7 +111,11 @@ def test_unfit_episodes_are_all_named(tiny, tmp_path):
     )
     broken = [episode(n, status=Status.ENV_ERROR) for n in range(4)]
     refused(train_prm(tiny, store(tmp_path / "broken", *broken)), "no episode of", "env_error")
-    refused(train_prm(tiny, store(tmp_path / "few", episode(0)), "--train.batch_size", 8), "do not fill one batch")
+
+
+def test_too_few_episodes_for_a_batch(tiny, count_store):
+    few = train_prm(tiny, count_store, "--data.max_samples", 3, "--train.batch_size", 8)
+    refused(few, "3 episodes do not fill one batch of --train.batch_size 8")
 
 
 def test_templates_tokenizers_and_contexts(tiny, bpe_policy, tmp_path):
@@ -231,4 +235,6 @@ def test_labels_that_the_loss_cannot_take_are_named(tiny, count_store, tmp_path)
     done = train_prm(tiny, count_store, "--label.sidecar", tmp_path / "shaped", "--loss.kind", "soft_bce")
     refused(done, f"episode {first.episode_id}, turn 0 has the target -0.25; wanted 0 to 1", "take --loss.kind mse")
     PairsSidecar.of([Pair("a", 0, "b", 0, 0.5, 1.0)], {}, {}).save(tmp_path / "pairs", {"method": "relabel"})
-    refused(train_prm(tiny, count_store, "--label.sidecar", tmp_path / "pairs"), "holds preference pairs, where targets of turns are wanted")
+    refused(
+        train_prm(tiny, count_store, "--label.sidecar", tmp_path / "pairs"), "holds preference pairs, where targets of turns are wanted"
+    )
