@@ -191,7 +191,9 @@ def test_a_killed_search_goes_on_to_the_same_turn(chat, tmp_path):
         assert first.cost["completions"] == 16 * first.figures["states_completed"] == len(EpisodeStore(tmp_path / "completions"))
         game.stop_after = 0  # whatever is played from here on would break
         second = omega.annotate(store, complete=game.completer(tmp_path / "completions"), samples=16)
-        assert second.rows == first.rows and second.cost == first.cost and first.figures["failed_episodes"] > 0
+        assert second.rows == first.rows
+        assert second.cost == first.cost
+        assert first.figures["failed_episodes"] > 0
 
 
 def test_an_environment_that_replays_differently_is_an_error(chat, tmp_path):
