@@ -191,7 +191,7 @@ def test_a_killed_search_goes_on_to_the_same_turn(chat, tmp_path):
         assert first.cost["completions"] == 16 * first.figures["states_completed"] == len(EpisodeStore(tmp_path / "completions"))
         game.stop_after = 0  # whatever is played from here on would break
         second = omega.annotate(store, complete=game.completer(tmp_path / "completions"), samples=16)
-        assert second.rows == first.rows
+        assert repr(second.rows.to_pylist()) == repr(first.rows.to_pylist())  # a turn without a label is NaN, which equals nothing
         assert second.cost == first.cost
         assert first.figures["failed_episodes"] > 0
 

@@ -235,6 +235,4 @@ def test_labels_that_the_loss_cannot_take_are_named(tiny, count_store, tmp_path)
     done = train_prm(tiny, count_store, "--label.sidecar", tmp_path / "shaped", "--loss.kind", "soft_bce")
     refused(done, f"episode {first.episode_id}, turn 0 has the target -0.25; wanted 0 to 1", "take --loss.kind mse")
     PairsSidecar.of([Pair("a", 0, "b", 0, 0.5, 1.0)], {}, {}).save(tmp_path / "pairs", {"method": "relabel"})
-    refused(
-        train_prm(tiny, count_store, "--label.sidecar", tmp_path / "pairs"), "holds preference pairs, where targets of turns are wanted"
-    )
+    refused(train_prm(tiny, count_store, "--label.sidecar", tmp_path / "pairs"), "holds pairs, but --loss.kind mse wants targets of turns")
