@@ -7,7 +7,7 @@ from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.annotate.next_actions import Actor, next_actions
 from openrlhf_agentprm.cli import label
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.data.journal import Journal
+from openrlhf_agentprm.data.journal import Journal, rows_of
 from openrlhf_agentprm.data.next_actions import read_next_actions
 from openrlhf_agentprm.data.sidecar import read_about
 from openrlhf_agentprm.data.store import EpisodeStore
@@ -70,6 +70,21 @@ def test_every_state_is_asked_once_and_a_kill_loses_nothing(chat, count_store, t
     again.save(tmp_path, {"method": "next_actions", "policy_digest": "d"})
     actions, digest = read_next_actions([str(tmp_path)])
     assert digest == "d" and actions == again.actions
+
+
+def test_a_torn_last_line_is_cut_off_before_the_next_row(tmp_path):
+    for torn in (b'{"key": [', b"x" * 70_000):  # longer than what is read at once, too
+        path = tmp_path / f"{len(torn)}.jsonl"
+        path.write_bytes(b'{"n":1}\n' + torn)
+        for _ in range(2):
+            journal = Journal(path)
+            journal.append({"n": 2})
+            journal.close(remove=False)
+        assert list(rows_of(path)) == [{"n": 1}, {"n": 2}, {"n": 2}]
+        path.write_bytes(torn)
+        journal = Journal(path)
+        assert journal.empty
+        journal.close(remove=True)
 
 
 def test_what_cannot_be_sampled_is_told(chat, count_store, tiny, tmp_path):

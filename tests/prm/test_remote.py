@@ -117,6 +117,27 @@ def test_vllms_pooling_protocol_is_read_at_the_turns(checkpoint, tokens, values,
     assert "model" not in seen[0]
 
 
+def test_rows_without_turns_are_not_asked_for(served, checkpoint, tokens, tmp_path):
+    scorers = [load_reward_model("remote", served)]
+    scorers.append(RemotePRM.load(written(tmp_path / "r", url=f"{served}/get_reward", protocol="openrlhf", tokenizer=checkpoint)))
+    for prm in scorers:
+        ((q, v),) = score_all(prm, tokens[1:2], SPANS[1:2])
+        scores = prm.score(make_batch([[5], tokens[1], [6, 7]], [[], SPANS[1], []]))  # as a batch's placeholders in PPO
+        assert scores.q_BK.flatten().tolist() == pytest.approx([0, float(q), 0], abs=1e-6)
+        assert scores.v_BK.flatten().tolist() == pytest.approx([0, float(v), 0], abs=1e-6)
+        assert not prm.score(make_batch([[5]], [[]])).q_BK.any()
+
+
+@pytest.mark.parametrize("entry", [lambda i: {"index": 0}, lambda i: {"index": str(i)}, lambda i: {}, lambda i: [0.5], lambda i: {"index": i + 1}])
+def test_pooled_scores_have_to_say_whose_they_are(tokens, entry):
+    def pooled(payload):
+        found = [entry(i) for i in range(len(payload["input"]))]
+        return {"data": [e | {"data": [[0.5]] * 17} if isinstance(e, dict) else e for e in found]}
+
+    with behaving(answering(200, pooled)) as (url, _), pytest.raises(UserError, match="wanted 0 to 2, each once"):
+        quick(url, protocol="vllm-pooling", retries=0).score(make_batch(tokens, SPANS))
+
+
 def right(payload):
     return {"episodes": [{"turns": [{"q": 0.5, "v": 0.25} for _ in e["spans"]]} for e in payload["episodes"]]}
 
