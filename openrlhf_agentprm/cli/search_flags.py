@@ -138,11 +138,10 @@ def step_tokens(args: Any, paths: Iterable[str]) -> tuple[int, ...]:
     Raises:
         UserError: no delimiter is a single token, at which an engine could stop.
     """
-    from ..prm.kinds.ensemble import checkpoints_of
-    from ..prm.steps import given_delimiters, settle, shown
+    from ..prm.steps import given_delimiters, settle, shown, trained_on
 
     given = given_delimiters(args.prm, args.policy.model_name_or_path)
-    delimiters = settle(given, [checkpoint for path in paths for checkpoint in checkpoints_of(args.prm.name, path)])
+    delimiters = settle(given, trained_on(args.prm.name, paths))
     single = tuple(d[0] for d in delimiters if len(d) == 1)
     if len(single) < len(delimiters) and not single:
         raise UserError(

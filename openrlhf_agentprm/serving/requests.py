@@ -10,6 +10,7 @@ from typing import Any
 from ..agents.chat import ChatFormat
 from ..core.errors import UserError
 from ..data.layout import Span
+from ..data.steps import Delimiters, split_steps
 
 _TOLD = 10  # problems of one request that are told
 _FORMS = ("token_ids", "text", "messages")
@@ -64,12 +65,14 @@ class Reader:
         tokenizer: of the checkpoint.
         vocabulary: token ids that the model knows are below this.
         limits: of one request.
+        delimiters: what ends a step of a turn in texts and messages, as the model was trained; spans are taken as they are.
     """
 
-    def __init__(self, tokenizer: Any, vocabulary: int, limits: Limits) -> None:
+    def __init__(self, tokenizer: Any, vocabulary: int, limits: Limits, delimiters: Delimiters = ()) -> None:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.limits = limits
+        self.delimiters = delimiters
         self._lock = threading.Lock()  # a tokenizer's Rust half is not to be borrowed twice
         self._chats: dict[str, ChatFormat] = {}
 
@@ -146,7 +149,8 @@ class Reader:
         if given == ["token_ids"]:
             tokens, spans = entry["token_ids"], _spans(entry.get("spans"))
         else:
-            tokens, spans = read[given[0]](entry[given[0]])
+            tokens, turns = read[given[0]](entry[given[0]])
+            spans = [step for turn in turns for step in split_steps(tokens, turn, self.delimiters)]
         return self._item(name, tokens, spans)
 
     def _item(self, name: str, tokens: Any, spans: list[Span]) -> Item:

@@ -226,6 +226,9 @@ def test_a_sidecar_of_visits_is_a_truth_and_one_of_another_store_is_not(tmp_path
         sidecar.save(tmp_path / f"labels-{name}", {"method": "mc_visits", "dataset": name})
     labels = read_labels(tmp_path / "labels-own")
     assert label_problems(grid, labels, {"method": "mc_visits"}, "x") == []
+    (unlike,) = label_problems(grid, labels, {"method": "mc_visits", "step_delimiter": [[7]]}, "x")
+    assert "x labels steps that end with 7, but the episodes are read in whole responses" in unlike
+    assert label_problems(grid, labels, {"method": "mc_visits", "step_delimiter": [[7]]}, "x", ((7,),)) == []
     same = [torch.tensor(labels[e.episode_id][0]) for e in grid.episodes]
     found = against_truth(GroundTruth.of(grid, labels), same, margin=0.0)
     assert found["siblings"]["mean"] == 1.0 and found["spearman"]["overall"] == pytest.approx(1.0)

@@ -14,12 +14,14 @@ from servers import answering, behaving, in_thread
 from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.cli import evaluate
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.data.steps import split_steps
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
 from openrlhf_agentprm.prm.kinds.remote import RemotePRM, identity_of
 from openrlhf_agentprm.prm.kinds.remote_settings import Settings, read_settings
 from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
 from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, make_batch, score_all
+from openrlhf_agentprm.prm.steps import settle, trained_on
 from openrlhf_agentprm.prm.vocabulary import vocabulary_digest
 from openrlhf_agentprm.serving.app import Service
 from openrlhf_agentprm.serving.requests import Limits, Reader
@@ -265,6 +267,34 @@ def test_ppo_asks_the_server_what_its_values_are(served, bpe_policy):
         service = Service(None, Reader(None, 1, Limits()), untrained)
         args.prm.model_name_or_path = stack.enter_context(in_thread(service))
         assert "its V(s) was not trained at the states" in _prm_problems(args, True)[0]
+
+
+def test_what_a_prm_was_trained_on_is_told_by_its_server(checkpoint, bpe_policy, tmp_path):
+    from openrlhf_agentprm.cli import serve
+    from openrlhf_agentprm.core.arguments import parse_nested
+    from openrlhf_agentprm.host.ppo_checks import _prm_problems, step_delimiters
+
+    tokenizer, folder = load_tokenizer(checkpoint), str(tmp_path / "prm")
+    z = tuple(tokenizer.encode("z", add_special_tokens=False))
+    save_prm(load_prm(checkpoint), tokenizer, folder, Record(method="td_qv", step_delimiter=[list(z)], scale="share"))
+    service = serve._service(parse_nested(serve.build_parser(), [folder, "--serve.engine", "transformers", "--prm.device", "cpu"]))
+    (item,) = service.reader.episodes({"episodes": [{"text": ["at", "qzqq"]}]})
+    at = len(tokenizer.encode("at", add_special_tokens=False))
+    assert item.spans == split_steps(item.token_ids, (at, len(item.token_ids)), (z,)) and len(item.spans) == 2
+    with in_thread(service) as url:
+        (record,) = records_of("auto", url)
+        assert record.delimiters == (z,) and record.scale == "share" and record.value_trained
+        assert settle(None, trained_on("auto", [url])) == settle(None, trained_on("auto", [folder])) == (z,)
+        args = SimpleNamespace(
+            prm=SimpleNamespace(name="auto", model_name_or_path=url, step_delimiter=None, step_delimiter_text=None),
+            actor=SimpleNamespace(model_name_or_path=str(bpe_policy)),
+            algo=SimpleNamespace(advantage=SimpleNamespace(values="prm", estimator="turn_gae", process_reward="none")),
+        )
+        assert step_delimiters(args) == (z,)
+        assert "cannot give values: Q is the share of the outcome" in _prm_problems(args, True)[0]
+    with in_thread(Service(None, Reader(None, 1, Limits()), {"digest": "d", "scale": "furlongs", "step_delimiter": [["7"]]})) as url:
+        (record,) = records_of("auto", url)
+        assert record.scale == "probability" and record.step_delimiter == []
 
 
 @pytest.mark.host

@@ -26,7 +26,7 @@ from ...agents.chat import load_tokenizer
 from ...core.batches import ProcessScores
 from ...core.errors import UserError
 from ...data.layout import Span
-from ..model import Record
+from ..model import SCALES, Record
 from ..scoring import ScoreBatch, values_as_recorded
 from ..vocabulary import check_same_vocabulary, vocabulary_digest
 from .http import Address, WrongAnswer
@@ -85,8 +85,8 @@ class RemotePRM:
         """What a server of ours tells of its model; of others nothing is known, so their V counts as untrained."""
         prm = cls(read_settings(path))
         told = prm.health() if prm.settings.protocol == "agentprm" else {}
-        types = {"method": str, "values": str, "output": str, "value_trained": bool}
-        known = {name: told[name] for name, kind in types.items() if isinstance(told.get(name), kind)}
+        allowed = {"method": _is_text, "values": _is_text, "output": _is_text, "value_trained": _is_flag, "scale": _is_scale}
+        known = {name: told[name] for name, well in {**allowed, "step_delimiter": _are_ids}.items() if name in told and well(told[name])}
         return replace(prm.record, **known)
 
     def health(self) -> dict[str, Any]:
@@ -200,6 +200,22 @@ def _list(answer: Any, key: str, count: int) -> list[Any]:
     if len(found) != count:
         raise WrongAnswer(f'"{key}" has {len(found)} entries; {count} were asked for')
     return found
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_scale(value: Any) -> bool:
+    return value in list(SCALES)
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(ids, list) and ids and all(type(i) is int for i in ids) for ids in value)
 
 
 def _indexed(entry: Any) -> bool:
