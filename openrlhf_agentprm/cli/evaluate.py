@@ -130,7 +130,8 @@ def in_steps(args: Any, paths: Collection[str], grid: Any) -> tuple[Any, Delimit
     delimiters = settle(given_delimiters(args.prm, model), trained_on(args.prm.name, paths))
     read = load_tokenizer(model) if delimiters and model else None
     text = (lambda tokens: read.decode(list(tokens), skip_special_tokens=True)) if read else None
-    return dataclasses.replace(grid, episodes=to_steps(grid.episodes, delimiters, args.eval.dataset, text)), delimiters
+    episodes = to_steps(grid.episodes, delimiters, args.eval.dataset, text)
+    return dataclasses.replace(grid, episodes=episodes, played=grid.episodes), delimiters
 
 
 def read_truth(args: Any, grid: Any, delimiters: Delimiters, problems: list[str]) -> Any:
@@ -192,7 +193,7 @@ def evaluate(args: Any) -> dict[str, Any]:
     from ..data.sidecar import read_about
     from ..prm.evaluation import clean
     from ..prm.evaluation.comparison import beside_truth, compare
-    from ..prm.kinds import check_reward_model
+    from ..prm.kinds import check_reward_model, records_of
     from ..prm.kinds.ensemble import checkpoints_of
     from ..prm.vocabulary import check_vocabulary
 
@@ -219,7 +220,9 @@ def evaluate(args: Any) -> dict[str, Any]:
         raise UserError(problems)
     scores = score(args, prms, grid)
     how = args.eval
-    result = compare(grid, scores, aggregates=how.aggregate, margin=how.tie_margin, majority_key=how.majority_key, greedy=greedy)
+    unlike = {name for name, path in prms.items() if any(r.scale != "probability" for r in records_of(args.prm.name, path))}
+    options = {"aggregates": how.aggregate, "margin": how.tie_margin, "majority_key": how.majority_key}
+    result = compare(grid, scores, greedy=greedy, no_probability=unlike, **options)
     if truth is not None:
         result["monte_carlo"] = beside_truth(truth, scores, read_about(how.mc_labels), how.mc_labels, how.mc_margin)
     return clean(result)

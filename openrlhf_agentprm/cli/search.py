@@ -16,7 +16,7 @@ from ..rollout.config import EnvConfig, add_env_flags, check_context, positive_i
 from ..search.methods import Method
 from .boundary import run_command
 from .evaluate import named
-from .search_flags import add_search_flags, as_now, check_scores, entry_of, methods_of, options_of, step_tokens
+from .search_flags import add_search_flags, as_now, check_scale, check_scores, entry_of, methods_of, options_of, step_tokens
 
 if TYPE_CHECKING:
     from ..search.nodes import Scorer
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
         with collecting(problems):
             check_scores(args.prm.name, path)
             check_reward_model(args.prm.name, path, args.policy.model_name_or_path)
+            check_scale(args, path)
     with collecting(problems):
         args.search.step_tokens = step_tokens(args, prms.values()) if not problems else ()
     if not args.prm.model_name_or_path and args.search.random_disable:

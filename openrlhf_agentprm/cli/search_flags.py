@@ -182,6 +182,26 @@ def methods_of(args: Any, problems: list[str]) -> list[Method]:
     return methods
 
 
+def check_scale(args: Any, path: str) -> None:
+    """Refuse what reads scores as probabilities with a PRM whose scores are none.
+
+    Raises:
+        UserError: names the flags and the PRM.
+    """
+    from ..prm.kinds import records_of
+    from ..prm.model import SCALES
+
+    s = args.search
+    flags = {"--search.rollout_weight": s.rollout_weight, "--search.pav_best_of_k": s.pav_best_of_k}
+    given = [name for name, value in flags.items() if value]
+    record = next((r for r in records_of(args.prm.name, path) if r.scale != "probability"), None) if given else None
+    if record is not None:
+        raise UserError(
+            f"{' and '.join(given)} read{'s' * (len(given) == 1)} scores as probabilities of success, and of {path} "
+            f"{SCALES[record.scale]}; leave it out, or take a PRM whose scores estimate the outcome"
+        )
+
+
 def check_scores(name: str, path: str) -> None:
     """Refuse a reward model that does not score turns.
 

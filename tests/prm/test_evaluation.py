@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,22 @@ def test_quality_by_turn_and_by_turns_left_by_hand():
     assert none["auc_within_task_equal_length"] == 1.0 and none["tasks_equal_length"] == 1  # those of task a are of unlike length
     assert one["auc_within_task"] == pytest.approx((0 + 0.5) / 2)  # 0.8 under 0.95: the failure is a turn further there
     assert two["episodes"] == 1 and found["last"]["auc"] == 1.0
+
+
+def test_scores_that_are_no_probabilities_have_no_calibration():
+    found, plain = (prm_quality(small_grid(), tensors(SMALL), probability=p) for p in (False, True))
+    rows = [*found["by_turn"], *found["by_turns_left"], found["last"]]
+    assert all(math.isnan(row["brier"]) and math.isnan(row["ece"]) for row in rows) and found["last"]["calibration"] == []
+    assert found["last"]["auc"] == plain["last"]["auc"] and plain["last"]["ece"] > 0
+
+
+def test_votes_of_episodes_in_steps_are_those_of_whole_responses():
+    whole = small_grid()
+    steps = [replace(e, turns=[*e.turns, replace(e.turns[-1], action="")]) for e in whole.episodes]  # a last step that says nothing
+    scores = {"majority": torch.ones_like(whole.outcomes_GN)}
+    wanted = ev.majority_curves(whole, scores, [2], "last_action")["majority"][2]
+    divided = ev.majority_curves(replace(whole, episodes=steps, played=whole.episodes), scores, [2], "last_action")["majority"][2]
+    assert torch.equal(divided, wanted)
 
 
 def test_the_pooled_auc_still_alive_by_hand():

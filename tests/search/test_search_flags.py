@@ -52,6 +52,23 @@ def test_flags_without_a_part_and_flags_that_contradict_are_refused():
     assert "did you mean 'puct'" in problems("--search.mcts_rule", "puckt")
 
 
+def test_scores_that_are_no_probabilities_are_not_read_as_such(tmp_path):
+    from openrlhf_agentprm.cli.search_flags import check_scale
+    from openrlhf_agentprm.prm.model import Record
+
+    def check(*flags, scale="order"):
+        Record(method="pqm", scale=scale).save(tmp_path)
+        check_scale(parse_nested(build_parser(), [*LINE, "--prm.name", "scalar", *map(str, flags)]), str(tmp_path))
+
+    mixed = ["--search.methods", "mcts:4", "--search.rollout_weight", 0.5]
+    with pytest.raises(UserError, match="rollout_weight reads scores as probabilities of success, and of .* only which of two"):
+        check(*mixed)
+    with pytest.raises(UserError, match="--search.pav_best_of_k reads scores"):
+        check("--search.pav_alpha", 0.5, "--search.pav_best_of_k", 4, scale="share")
+    check(*mixed, scale="probability")
+    check("--search.methods", "mcts:4")
+
+
 def test_a_reward_model_that_cannot_score_is_refused(monkeypatch):
     from openrlhf_agentprm.core.registry import REWARD_MODELS
 
