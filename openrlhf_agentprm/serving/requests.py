@@ -38,7 +38,7 @@ class Limits:
         body_bytes: of one request (413).
         episodes: of one request (422).
         tokens: of one episode (422).
-        queued_tokens: of all requests that wait (429).
+        queued_tokens: of all requests that wait (429), and of one (422).
         seconds: from the first byte to the answer (504).
     """
 
@@ -145,6 +145,7 @@ class Reader:
         if "spans" in entry and given != ["token_ids"]:
             raise RequestError(422, f'"spans" go with "token_ids"; with "{given[0]}" the turns are found here')
         name = str(entry.get("id", index))
+        _check_text(name)
         read: dict[str, Callable[[Any], tuple[list[int], list[Span]]]] = {"text": self._pieces, "messages": self._messages}
         if given == ["token_ids"]:
             tokens, spans = entry["token_ids"], _spans(entry.get("spans"))
@@ -190,6 +191,8 @@ class Reader:
         )
         if not well:
             raise RequestError(422, f'"messages" is {_brief(messages)}; wanted a list of {{"role": …, "content": text}}')
+        for message in messages:
+            _check_text(message["content"])
         system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
         rest = messages[1:] if system else messages
         wanted = ["user", "assistant"] * (len(rest) // 2)
@@ -211,8 +214,17 @@ class Reader:
         return self._chats[system]
 
     def _encode(self, text: str) -> list[int]:
+        _check_text(text)
         with self._lock:
             return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def _check_text(text: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can write and no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(422, f"the text {_brief(text)} holds half of a surrogate pair at {error.start}, which is no character") from error
 
 
 def _as_collected(chat: ChatFormat, texts: Sequence[str]) -> tuple[list[int], list[Span]]:

@@ -70,6 +70,9 @@ def test_every_state_is_asked_once_and_a_kill_loses_nothing(chat, count_store, t
     again.save(tmp_path, {"method": "next_actions", "policy_digest": "d"})
     actions, digest = read_next_actions([str(tmp_path)])
     assert digest == "d" and actions == again.actions
+    again.save(tmp_path, {"method": "next_actions", "policy_digest": "d", "step_delimiter": [[5]]})
+    with pytest.raises(UserError, match="holds actions at steps of responses"):
+        read_next_actions([str(tmp_path)])
 
 
 def test_a_torn_last_line_is_cut_off_before_the_next_row(tmp_path):
@@ -99,6 +102,9 @@ def test_what_cannot_be_sampled_is_told(chat, count_store, tiny, tmp_path):
     with pytest.raises(UserError) as told:
         label.main([*line, "--completions.num_engines", "2"])
     assert len(told.value.problems) == 2 and "--policy.model_name_or_path is required" in told.value.problems[0]
+    for flag in (["--prm.step_delimiter", "5"], ["--prm.step_delimiter_text", ";"]):
+        with pytest.raises(UserError, match="samples whole responses: leave out"):
+            label.main([*line, "--policy.model_name_or_path", str(tiny), *flag])
     with pytest.raises(UserError, match="another prompt format"):
         label.main([*line, "--policy.model_name_or_path", str(tiny), "--env.action_format", "react"])
     with pytest.raises(UserError, match="no finished labels"):

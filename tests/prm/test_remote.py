@@ -212,6 +212,19 @@ def test_a_request_that_is_refused_is_not_repeated(served, tokens):
         quick(served, timeout_s=30).score(make_batch([tokens[0]] * 9, [SPANS[0]] * 9))
 
 
+def test_a_remote_prm_judges_a_store(tiny, count_store, tmp_path):
+    from openrlhf_agentprm.annotate.given import Scored
+
+    tokenizer = load_tokenizer(str(tiny))
+    service = Service(ScalarPRM(start_from(str(tiny), dtype="fp32").eval(), Record()), Reader(tokenizer, len(tokenizer), Limits()), {"digest": "d"})
+    with in_thread(service) as url:
+        file = tmp_path / "scorer.json"
+        file.write_text(json.dumps({"url": url}))
+        assert kind_of(str(file)) == "remote"
+        found = list(Scored(EpisodeStore(count_store), str(file), "auto"))
+    assert found and all(len(q_K) == len(episode.turns) for episode, q_K, _ in found)
+
+
 def test_it_is_led_nowhere_else(tokens):
     with behaving(answering(200, right)) as (other, asked), behaving(answering(307, b"", Location=f"{other}/score_episodes")) as (url, _):
         with pytest.raises(UserError, match="only the address given is asked"):
