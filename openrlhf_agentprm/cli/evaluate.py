@@ -156,12 +156,18 @@ def read_greedy(args: Any, grid: Any, problems: list[str]) -> dict[str, Any] | N
     if not args.eval.greedy_dataset:
         return None
     with collecting(problems):
-        episodes = [e for e in EpisodeStore(args.eval.greedy_dataset).episodes() if e.status.has_outcome and e.task_id in set(grid.tasks)]
-        if episodes:
-            return {e.task_id: e for e in episodes}
-        problems.append(
-            f"{args.eval.greedy_dataset} holds none of the tasks of {args.eval.dataset}; play greedy decoding on the same tasks"
-        )
+        tasks = set(grid.tasks)
+        episodes = [e for e in EpisodeStore(args.eval.greedy_dataset).episodes() if e.status.has_outcome and e.task_id in tasks]
+        found = {e.task_id: e for e in episodes}
+        if not episodes:
+            told = f"holds none of the tasks of {args.eval.dataset}; play greedy decoding on the same tasks"
+        elif warm := [e for e in episodes if e.sampling.get("temperature") != 0]:
+            told = f"was played at the temperature {warm[0].sampling.get('temperature')}; greedy decoding is --collect.temperature 0"
+        elif len(found) < len(episodes):
+            told = f"holds {len(episodes)} episodes of {len(found)} tasks; greedy decoding has one a task"
+        else:
+            return found
+        problems.append(f"{args.eval.greedy_dataset} {told}")
     return None
 
 

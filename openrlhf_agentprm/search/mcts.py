@@ -139,7 +139,7 @@ class MCTS(TreeSearch):
                 best = max(edges, key=lambda e: (e.visits, e.mean))
                 child = best.candidate.child
                 assert child is not None
-                child.scores = [*search.nodes[0].scores, best.mean]
+                child.scores = best.candidate.scores(best.mean)
                 search.nodes = [child]
                 if child.finished or not search.plain:
                     break

@@ -52,18 +52,24 @@ def prm_scorer(prm: RewardModel, pav: Pav | None = None) -> Scorer:
 
 
 def promises(prm: RewardModel, candidates: Sequence[Candidate]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Q and V of each candidate, (len,) float32: those of one node behind their prefix in one pass, where the PRM takes that."""
-    if not takes_branches(prm):
-        found = score_all(prm, [c.token_ids for c in candidates], [c.spans for c in candidates])
-        return torch.stack([q_K[-1] for q_K, _ in found]), torch.stack([v_K[-1] for _, v_K in found])
+    """Q and V of each candidate, (len,) float32: those of one node behind their prefix in one pass, where the PRM takes that.
+
+    What extends the step before it is scored by itself: its V is read before that step.
+    """
+    q, v = torch.empty(len(candidates)), torch.empty(len(candidates))
+    alone = [i for i, c in enumerate(candidates) if c.extends] if takes_branches(prm) else list(range(len(candidates)))
+    found = score_all(prm, [candidates[i].token_ids for i in alone], [candidates[i].spans for i in alone])
+    for i, (q_K, v_K) in zip(alone, found, strict=True):
+        q[i], v[i] = q_K[-1], v_K[-1]
+    if len(alone) == len(candidates):
+        return q, v
     groups: dict[int, list[int]] = {}
-    for i, candidate in enumerate(candidates):
-        groups.setdefault(id(candidate.parent), []).append(i)
+    for i in sorted(set(range(len(candidates))) - set(alone)):
+        groups.setdefault(id(candidates[i].parent), []).append(i)
     wanted = []
     for members in groups.values():
         parent: Node = candidates[members[0]].parent
         wanted.append(Branches(parent.token_ids, parent.spans, [candidates[i].action_tokens for i in members]))
-    q, v = torch.empty(len(candidates)), torch.empty(len(candidates))
     for members, (q_M, v_node) in zip(groups.values(), score_branches(prm, wanted), strict=True):
         q[members], v[members] = q_M, v_node
     return q, v

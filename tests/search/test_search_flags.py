@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from openrlhf_agentprm.cli.search import build_parser, main
+from openrlhf_agentprm.cli.search import build_parser, main, read_results
 from openrlhf_agentprm.cli.search_flags import as_now, entry_of, options_of
 from openrlhf_agentprm.core.arguments import parse_nested
 from openrlhf_agentprm.core.errors import UserError
@@ -67,6 +67,16 @@ def test_scores_that_are_no_probabilities_are_not_read_as_such(tmp_path):
         check("--search.pav_alpha", 0.5, "--search.pav_best_of_k", 4, scale="share")
     check(*mixed, scale="probability")
     check("--search.methods", "mcts:4")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"task": 1}]', '[{"prm": "P"'])
+def test_a_file_that_is_no_search_is_not_written_over(tmp_path, text):
+    file = tmp_path / "search.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match="search.json is there already and is no .*; give another file"):
+        read_results(file)
+    file.write_text('[{"prm": "P", "beams": 1}]')
+    assert read_results(file) == [{"prm": "P", "beams": 1}] and read_results(tmp_path / "none.json") == []
 
 
 def test_a_reward_model_that_cannot_score_is_refused(monkeypatch):
