@@ -57,21 +57,22 @@ def promises(prm: RewardModel, candidates: Sequence[Candidate]) -> tuple[torch.T
     What extends the step before it is scored by itself: its V is read before that step.
     """
     q, v = torch.empty(len(candidates)), torch.empty(len(candidates))
-    alone = [i for i, c in enumerate(candidates) if c.extends] if takes_branches(prm) else list(range(len(candidates)))
+    alone = list(range(len(candidates)))
+    if takes_branches(prm):
+        groups: dict[int, list[int]] = {}
+        alone = [i for i, candidate in enumerate(candidates) if candidate.extends]
+        for i, candidate in enumerate(candidates):
+            if not candidate.extends:
+                groups.setdefault(id(candidate.parent), []).append(i)
+        wanted = []
+        for members in groups.values():
+            parent: Node = candidates[members[0]].parent
+            wanted.append(Branches(parent.token_ids, parent.spans, [candidates[i].action_tokens for i in members]))
+        for members, (q_M, v_node) in zip(groups.values(), score_branches(prm, wanted), strict=True):
+            q[members], v[members] = q_M, v_node
     found = score_all(prm, [candidates[i].token_ids for i in alone], [candidates[i].spans for i in alone])
     for i, (q_K, v_K) in zip(alone, found, strict=True):
         q[i], v[i] = q_K[-1], v_K[-1]
-    if len(alone) == len(candidates):
-        return q, v
-    groups: dict[int, list[int]] = {}
-    for i in sorted(set(range(len(candidates))) - set(alone)):
-        groups.setdefault(id(candidates[i].parent), []).append(i)
-    wanted = []
-    for members in groups.values():
-        parent: Node = candidates[members[0]].parent
-        wanted.append(Branches(parent.token_ids, parent.spans, [candidates[i].action_tokens for i in members]))
-    for members, (q_M, v_node) in zip(groups.values(), score_branches(prm, wanted), strict=True):
-        q[members], v[members] = q_M, v_node
     return q, v
 
 
