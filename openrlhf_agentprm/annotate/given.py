@@ -114,19 +114,22 @@ class Scored:
 
         self.store = store
         self.prm = prm
+        self.reward_model = reward_model
         self.model = load_reward_model(reward_model, prm, device="cuda" if torch.cuda.is_available() else "cpu")
         self.scored_tokens = 0
 
     def __iter__(self) -> Iterator[tuple[Episode, torch.Tensor, torch.Tensor]]:
         """(episode, q_K, v_K), float64, of those with an outcome."""
+        from ..prm.kinds.ensemble import checkpoints_of
         from ..prm.vocabulary import check_vocabulary
 
-        checked = getattr(self.model, "record", None) is None  # an ensemble's folder has no tokenizer of its own
+        checked = False
         with progress_over(self.store) as bar:
             episodes = (e for e in _counted(self.store, bar) if e.status.has_outcome and e.turns)
             while some := list(islice(episodes, _AT_ONCE)):
                 if not checked:
-                    check_vocabulary(self.prm, str(self.store.path), some)
+                    for checkpoint in checkpoints_of(self.reward_model, self.prm):  # none where it is served elsewhere
+                        check_vocabulary(checkpoint, str(self.store.path), some)
                     checked = True
                 yield from self._score(some)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError, collecting
@@ -14,6 +14,9 @@ from ..core.registry import REWARD_MODELS
 from ..prm.step_flags import add_step_flags
 from ..rollout.config import positive_int
 from .boundary import run_command
+
+if TYPE_CHECKING:
+    from ..data.steps import Delimiters
 
 AGGREGATES = ("last", "min", "mean", "product", "sum")  # as core.metrics has them, which imports torch
 MAJORITY_KEYS = ("last_action", "actions", "final_observation")  # as prm.evaluation has them
@@ -117,20 +120,22 @@ def read_grid(args: Any, problems: list[str]) -> Any:
     return None
 
 
-def in_steps(args: Any, checkpoints: list[str], grid: Any) -> Any:
-    """The same episodes in steps, where the flags say so or the PRMs were trained on steps; baselines then count steps too."""
+def in_steps(args: Any, paths: Collection[str], grid: Any) -> tuple[Any, Delimiters]:
+    """The same episodes in steps, where the flags say so or the PRMs were trained on steps, and what ends one; baselines count steps too."""
     from ..agents.chat import load_tokenizer
-    from ..prm.steps import given_delimiters, settle, to_steps
+    from ..prm.kinds.ensemble import checkpoints_of
+    from ..prm.steps import given_delimiters, settle, to_steps, trained_on
 
-    model = next(iter(checkpoints), None)
-    delimiters = settle(given_delimiters(args.prm, model), checkpoints)
+    model = next((checkpoint for path in paths for checkpoint in checkpoints_of(args.prm.name, path)), None)
+    delimiters = settle(given_delimiters(args.prm, model), trained_on(args.prm.name, paths))
     read = load_tokenizer(model) if delimiters and model else None
     text = (lambda tokens: read.decode(list(tokens), skip_special_tokens=True)) if read else None
-    return dataclasses.replace(grid, episodes=to_steps(grid.episodes, delimiters, args.eval.dataset, text))
+    episodes = to_steps(grid.episodes, delimiters, args.eval.dataset, text)
+    return dataclasses.replace(grid, episodes=episodes, played=grid.episodes), delimiters
 
 
-def read_truth(args: Any, grid: Any, problems: list[str]) -> Any:
-    """The Monte-Carlo values of the episodes' turns; None where they are not given or wrong."""
+def read_truth(args: Any, grid: Any, delimiters: Delimiters, problems: list[str]) -> Any:
+    """The Monte-Carlo values of the episodes' turns, or steps; None where they are not given or wrong."""
     from ..data.sidecar import read_about, read_labels
     from ..prm.evaluation.ground_truth import GroundTruth, label_problems
 
@@ -138,7 +143,7 @@ def read_truth(args: Any, grid: Any, problems: list[str]) -> Any:
         return None
     with collecting(problems):
         about, labels = read_about(args.eval.mc_labels), read_labels(args.eval.mc_labels)
-        found = label_problems(grid, labels, about, args.eval.mc_labels)
+        found = label_problems(grid, labels, about, args.eval.mc_labels, delimiters)
         problems += found
         return None if found else GroundTruth.of(grid, labels)
     return None
@@ -151,12 +156,18 @@ def read_greedy(args: Any, grid: Any, problems: list[str]) -> dict[str, Any] | N
     if not args.eval.greedy_dataset:
         return None
     with collecting(problems):
-        episodes = [e for e in EpisodeStore(args.eval.greedy_dataset).episodes() if e.status.has_outcome and e.task_id in set(grid.tasks)]
-        if episodes:
-            return {e.task_id: e for e in episodes}
-        problems.append(
-            f"{args.eval.greedy_dataset} holds none of the tasks of {args.eval.dataset}; play greedy decoding on the same tasks"
-        )
+        tasks = set(grid.tasks)
+        episodes = [e for e in EpisodeStore(args.eval.greedy_dataset).episodes() if e.status.has_outcome and e.task_id in tasks]
+        found = {e.task_id: e for e in episodes}
+        if not episodes:
+            told = f"holds none of the tasks of {args.eval.dataset}; play greedy decoding on the same tasks"
+        elif warm := [e for e in episodes if e.sampling.get("temperature") != 0]:
+            told = f"was played at the temperature {warm[0].sampling.get('temperature')}; greedy decoding is --collect.temperature 0"
+        elif len(found) < len(episodes):
+            told = f"holds {len(episodes)} episodes of {len(found)} tasks; greedy decoding has one a task"
+        else:
+            return found
+        problems.append(f"{args.eval.greedy_dataset} {told}")
     return None
 
 
@@ -188,7 +199,7 @@ def evaluate(args: Any) -> dict[str, Any]:
     from ..data.sidecar import read_about
     from ..prm.evaluation import clean
     from ..prm.evaluation.comparison import beside_truth, compare
-    from ..prm.kinds import check_reward_model
+    from ..prm.kinds import check_reward_model, records_of
     from ..prm.kinds.ensemble import checkpoints_of
     from ..prm.vocabulary import check_vocabulary
 
@@ -200,6 +211,7 @@ def evaluate(args: Any) -> dict[str, Any]:
         problems.append(f"--eval.aggregate names {', '.join(doubled)} twice; give each once")
     grid = read_grid(args, problems)
     truth = greedy = None
+    delimiters: Delimiters = ()
     if grid is not None and grid.tasks:
         for path in prms.values():
             with collecting(problems):
@@ -208,13 +220,15 @@ def evaluate(args: Any) -> dict[str, Any]:
                     with collecting(problems):
                         check_vocabulary(checkpoint, args.eval.dataset, grid.episodes)
         with collecting(problems):
-            grid = in_steps(args, [c for path in prms.values() for c in checkpoints_of(args.prm.name, path)], grid)
-        truth, greedy = read_truth(args, grid, problems), read_greedy(args, grid, problems)
+            grid, delimiters = in_steps(args, prms.values(), grid)
+        truth, greedy = read_truth(args, grid, delimiters, problems), read_greedy(args, grid, problems)
     if problems:
         raise UserError(problems)
     scores = score(args, prms, grid)
     how = args.eval
-    result = compare(grid, scores, aggregates=how.aggregate, margin=how.tie_margin, majority_key=how.majority_key, greedy=greedy)
+    unlike = {name for name, path in prms.items() if any(r.scale != "probability" for r in records_of(args.prm.name, path))}
+    options = {"aggregates": how.aggregate, "margin": how.tie_margin, "majority_key": how.majority_key}
+    result = compare(grid, scores, greedy=greedy, no_probability=unlike, **options)
     if truth is not None:
         result["monte_carlo"] = beside_truth(truth, scores, read_about(how.mc_labels), how.mc_labels, how.mc_margin)
     return clean(result)

@@ -16,7 +16,7 @@ from ..rollout.config import EnvConfig, add_env_flags, check_context, positive_i
 from ..search.methods import Method
 from .boundary import run_command
 from .evaluate import named
-from .search_flags import add_search_flags, as_now, check_scores, entry_of, methods_of, options_of, step_tokens
+from .search_flags import add_search_flags, as_now, check_scale, check_scores, entry_of, methods_of, options_of, step_tokens
 
 if TYPE_CHECKING:
     from ..search.nodes import Scorer
@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
         with collecting(problems):
             check_scores(args.prm.name, path)
             check_reward_model(args.prm.name, path, args.policy.model_name_or_path)
+            check_scale(args, path)
     with collecting(problems):
         args.search.step_tokens = step_tokens(args, prms.values()) if not problems else ()
     if not args.prm.model_name_or_path and args.search.random_disable:
@@ -73,7 +74,7 @@ def search(args: Any, methods: list[Method], prms: dict[str, str]) -> None:
 
     output = Path(args.search.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    results: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
+    results = read_results(output)
     config = EnvConfig.from_namespace(args.env)
     judges = {**prms, **({} if args.search.random_disable else {"random": ""})}
     args.data.max_len = context_length(args.policy.model_name_or_path, args.data.max_len)
@@ -108,6 +109,24 @@ def search(args: Any, methods: list[Method], prms: dict[str, str]) -> None:
         for entry, path, method in wanted:
             results.append(session.run(entry, path, method))
             write_whole(output, json.dumps(results, indent=1) + "\n")
+
+
+def read_results(output: Path) -> list[dict[str, Any]]:
+    """The entries of a file that an earlier search wrote; none where there is no file.
+
+    Raises:
+        UserError: it is another file.
+    """
+    if not output.exists():
+        return []
+    try:
+        found = json.loads(output.read_text(encoding="utf-8"))
+        why = "" if isinstance(found, list) and all(isinstance(entry, dict) and "prm" in entry for entry in found) else "no list of searches"
+    except (ValueError, OSError) as error:
+        why = f"no JSON that can be read: {error}"
+    if why:
+        raise UserError(f"--search.output {output} is there already and is {why}; give another file")
+    return found
 
 
 def _digest(name: str, path: str) -> str:

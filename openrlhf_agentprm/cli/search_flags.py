@@ -138,11 +138,10 @@ def step_tokens(args: Any, paths: Iterable[str]) -> tuple[int, ...]:
     Raises:
         UserError: no delimiter is a single token, at which an engine could stop.
     """
-    from ..prm.kinds.ensemble import checkpoints_of
-    from ..prm.steps import given_delimiters, settle, shown
+    from ..prm.steps import given_delimiters, settle, shown, trained_on
 
     given = given_delimiters(args.prm, args.policy.model_name_or_path)
-    delimiters = settle(given, [checkpoint for path in paths for checkpoint in checkpoints_of(args.prm.name, path)])
+    delimiters = settle(given, trained_on(args.prm.name, paths))
     single = tuple(d[0] for d in delimiters if len(d) == 1)
     if len(single) < len(delimiters) and not single:
         raise UserError(
@@ -181,6 +180,26 @@ def methods_of(args: Any, problems: list[str]) -> list[Method]:
     if s.temperature <= 0 and any(method.at_once(s.mcts_actions) > 1 for method in methods):
         problems.append(f"--search.temperature is {s.temperature:g}: all sampled actions would be alike; more than 0 is wanted")
     return methods
+
+
+def check_scale(args: Any, path: str) -> None:
+    """Refuse what reads scores as probabilities with a PRM whose scores are none.
+
+    Raises:
+        UserError: names the flags and the PRM.
+    """
+    from ..prm.kinds import records_of
+    from ..prm.model import SCALES
+
+    s = args.search
+    flags = {"--search.rollout_weight": s.rollout_weight, "--search.pav_best_of_k": s.pav_best_of_k}
+    given = [name for name, value in flags.items() if value]
+    record = next((r for r in records_of(args.prm.name, path) if r.scale != "probability"), None) if given else None
+    if record is not None:
+        raise UserError(
+            f"{' and '.join(given)} read{'s' * (len(given) == 1)} scores as probabilities of success, and of {path} "
+            f"{SCALES[record.scale]}; leave it out, or take a PRM whose scores estimate the outcome"
+        )
 
 
 def check_scores(name: str, path: str) -> None:

@@ -109,6 +109,7 @@ def _service(args: Any) -> Any:
     from ..prm.kinds import records_of
     from ..prm.kinds.ensemble import checkpoints_of
     from ..prm.model import Record
+    from ..prm.steps import settle, trained_on
     from ..prm.vocabulary import read_config, vocabulary_digest
     from ..rollout.digest import policy_digest
     from ..serving.app import Service
@@ -120,6 +121,7 @@ def _service(args: Any) -> Any:
     record = next((r for r in records if not r.value_trained), records[0])
     folders = checkpoints_of(args.prm.name, args.path) or [args.path]
     folder = folders[0]
+    delimiters = settle(None, trained_on(args.prm.name, [args.path]))
     config = read_config(folder).get_text_config()
     tokenizer = load_tokenizer(folder)
     context = args.serve.max_len or getattr(config, "max_position_embeddings", None) or args.serve.max_batch_tokens
@@ -135,11 +137,14 @@ def _service(args: Any) -> Any:
         "values": record.values,
         "output": record.output,
         "value_trained": record.value_trained,
+        "scale": record.scale,
+        "step_delimiter": delimiters,
         "max_len": context,
         "max_episodes": limits.episodes,
     }
     wait = args.serve.max_wait_ms / 1000
-    return Service(prm, Reader(tokenizer, config.vocab_size, limits), about, max_batch_tokens=args.serve.max_batch_tokens, max_wait_s=wait)
+    reader = Reader(tokenizer, config.vocab_size, limits, delimiters)
+    return Service(prm, reader, about, max_batch_tokens=args.serve.max_batch_tokens, max_wait_s=wait)
 
 
 def _engine(args: Any, context: int) -> tuple[RewardModel, str]:

@@ -152,7 +152,7 @@ def best_of_n(scores_GN: torch.Tensor, outcomes_GN: torch.Tensor, n: int, *, mar
     total = scores_GN.shape[1]
     if not 1 <= n <= total:
         raise ValueError(f"n is {n}; wanted 1 to {total}, the samples a group")
-    choose = torch.tensor([[math.comb(a, b) for b in range(n)] for a in range(total)], dtype=torch.float64)
+    choose = torch.tensor([[float(math.comb(a, b)) for b in range(n)] for a in range(total)], dtype=torch.float64)
     order = scores_GN.double().argsort(dim=1, descending=True, stable=True)
     s_GN, y_GN = scores_GN.double().gather(1, order), outcomes_GN.double().gather(1, order)
     worth_G = torch.zeros(len(s_GN), dtype=torch.float64)
@@ -163,14 +163,12 @@ def best_of_n(scores_GN: torch.Tensor, outcomes_GN: torch.Tensor, n: int, *, mar
         for k in range(n):
             draws_G = choose[c_G, k] * choose[total - 1 - j - c_G, n - 1 - k]
             worth_G += draws_G * (y_GN[:, j] + k * mean_G) / (k + 1)
-    return worth_G / math.comb(total, n)
+    return worth_G / float(math.comb(total, n))
 
 
 def pass_at_n(outcomes_GN: torch.Tensor, n: int) -> torch.Tensor:
-    """Probability that at least one of n samples succeeds (the oracle's best-of-n), for each group; outcomes are 0 or 1."""
-    total = outcomes_GN.shape[1]
-    failures = (outcomes_GN <= 0).sum(1).tolist()
-    return torch.tensor([1 - math.comb(f, n) / math.comb(total, n) for f in failures], dtype=torch.float64)
+    """Expected highest outcome of n samples (the oracle's best-of-n), for each group; of outcomes 0 or 1 the probability of any success."""
+    return best_of_n(outcomes_GN, outcomes_GN, n)
 
 
 def weighted_majority(
@@ -207,7 +205,7 @@ def weighted_majority(
 
     votes_GSU, members_GSU, worth_GSU = (by_key(x) for x in (votes_GN, torch.ones_like(votes_GN), outcomes_GN.double()))
     votes_GSU = torch.where(members_GSU > 0, votes_GSU, -1.0)
-    wins_GSU = votes_GSU >= votes_GSU.amax(2, keepdim=True) - 1e-9  # sums of the same votes in another order
+    wins_GSU = votes_GSU >= votes_GSU.amax(2, keepdim=True) * (1 - 1e-9)  # sums of the same votes in another order
     mean_GSU = worth_GSU / members_GSU.clamp(min=1)
     return ((mean_GSU * wins_GSU).sum(2) / wins_GSU.sum(2)).mean(1)
 

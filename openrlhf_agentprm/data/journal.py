@@ -1,7 +1,7 @@
 """A crash-safe list of rows: each is on its way to the disk before the next is taken.
 
-One writer, one file, held by a lock; a line is a row in JSON. A process killed in the middle of a line leaves a torn last line, which is
-dropped when the journal is read again; every line before it is whole.
+One writer, one file, held by a lock; a line is a row in JSON. A process killed in the middle of a line leaves a torn last line, which a reader
+passes over and the next writer cuts off; every line before it is whole.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+_BLOCK = 1 << 16  # bytes that are read at once from the end
 
 
 class Journal:
@@ -25,7 +27,18 @@ class Journal:
         except OSError:
             os.close(self._file)
             raise
-        self._end = os.fstat(self._file).st_size
+        self._end = self._whole()
+        os.ftruncate(self._file, self._end)
+
+    def _whole(self) -> int:
+        """Bytes up to behind the last whole line."""
+        end = os.fstat(self._file).st_size
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            if found := os.pread(self._file, end - start, start).rfind(b"\n") + 1:
+                return start + found
+            end = start
+        return 0
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row; if the disk is full the half-written line is taken back and the error raised."""

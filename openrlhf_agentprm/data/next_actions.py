@@ -48,13 +48,16 @@ def read_next_actions(folders: Sequence[str]) -> tuple[Actions, str | None]:
     """The actions of all folders, and the digest of the one policy that sampled them (None without a folder).
 
     Raises:
-        UserError: a folder holds labels or a torn file, or they are of several policies.
+        UserError: a folder holds labels or a torn file, its actions are at steps, or they are of several policies.
     """
     found: Actions = {}
     policies: dict[str, str] = {}
     for folder in folders:
         rows = read_rows(folder, KIND, SCHEMA).to_pylist()
-        policies.setdefault(read_about(folder)["policy_digest"], folder)
+        about = read_about(folder)
+        if about.get("step_delimiter"):
+            raise UserError(f"{folder} holds actions at steps of responses, and next actions are whole responses; make them again with cli.label")
+        policies.setdefault(about["policy_digest"], folder)
         for row in sorted(rows, key=lambda r: (r["episode_id"], r["turn"], r["sample"])):
             turns = found.setdefault(row["episode_id"], [])
             turns += [[] for _ in range(row["turn"] + 1 - len(turns))]

@@ -91,11 +91,10 @@ def unread_delimiters(args: Any, ours: bool) -> list[str]:
 
 def step_delimiters(args: Any) -> Delimiters:
     """What ends a step of a rollout: the flags' delimiters, else those that the PRM was trained with."""
-    from ..prm.kinds.ensemble import checkpoints_of
-    from ..prm.steps import given_delimiters, settle
+    from ..prm.steps import given_delimiters, settle, trained_on
 
     path = args.prm.model_name_or_path
-    return settle(given_delimiters(args.prm, args.actor.model_name_or_path), checkpoints_of(args.prm.name, path) if path else [])
+    return settle(given_delimiters(args.prm, args.actor.model_name_or_path), trained_on(args.prm.name, [path] if path else []))
 
 
 def unread_flags(a: Any) -> list[str]:

@@ -18,7 +18,13 @@ _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _HISTORY = "history.jsonl"
 _VALUES = {
     "previous_q": "the score of the turn before; of the first turn, the score at the token before its action",
+    "previous_q_from_0": "the score of the turn before, and 0 of the first turn",
     "state": "the score at the token before the action (start − 1)",
+}
+_VALUE_LINES = {
+    "previous_q": "v = [logits[spans[0][0] - 1].item(), *q[:-1]]",
+    "previous_q_from_0": "v = [0.0, *q[:-1]]",
+    "state": "v = [logits[start - 1].item() for start, _ in spans]",
 }
 _OUTPUTS = {"linear": "the logit itself", "sigmoid": "the sigmoid of the logit"}
 
@@ -102,11 +108,7 @@ def card(record: Record, history: list[dict[str, Any]], config: Any, name: str, 
 
 def _reading(record: Record, name: str) -> list[str]:
     squash = ".sigmoid()" if record.output == "sigmoid" else ""
-    value = (
-        ["v = [logits[spans[0][0] - 1].item(), *q[:-1]]"]
-        if record.values == "previous_q"
-        else ["v = [logits[start - 1].item() for start, _ in spans]"]
-    )
+    value = _VALUE_LINES[record.values]
     trained = "" if record.value_trained else " V was not trained at the states: the value of the first turn is noise."
     return [
         "## How to score",
@@ -124,7 +126,7 @@ def _reading(record: Record, name: str) -> list[str]:
         "with torch.no_grad():",
         f"    logits = model(torch.tensor([token_ids])).logits[0, :, 0].float(){squash}",
         "q = [logits[end - 1].item() for _, end in spans]",
-        *value,
+        value,
         "progress = [a - b for a, b in zip(q, v)]",
         "```",
         "",

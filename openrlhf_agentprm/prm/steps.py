@@ -79,15 +79,36 @@ def delimiters_of_text(tokenizer: Any, text: str, model: str = "") -> Delimiters
     return tuple(sorted(found))
 
 
-def settle(given: Delimiters | None, checkpoints: Iterable[str]) -> Delimiters:
+def trained_on(name: str, paths: Iterable[str]) -> list[tuple[str, Record]]:
+    """Each checkpoint behind these reward models with its record; of what is served elsewhere, the address with what the server tells.
+
+    Args:
+        name: of the registry, or "auto".
+    """
+    from .kinds import AUTO, kind_of, records_of
+    from .kinds.ensemble import checkpoints_of
+
+    found: list[tuple[str, Record]] = []
+    for path in paths:
+        if (kind_of(path) if name == AUTO else name) == "remote":
+            found += [(path, record) for record in records_of("remote", path)]
+        else:
+            found += [(checkpoint, Record.load(checkpoint)) for checkpoint in checkpoints_of(name, path)]
+    return found
+
+
+def settle(given: Delimiters | None, trained: Iterable[tuple[str, Record]]) -> Delimiters:
     """What ends a step when these PRMs score: the flags' delimiters, else those that all of them were trained with.
 
-    Of a PRM that another maker trained nothing is known, and it goes with any.
+    Of a PRM that another maker trained or serves nothing is known, and it goes with any.
+
+    Args:
+        trained: from `trained_on`.
 
     Raises:
         UserError: nothing is given, and the PRMs were trained with unlike ones.
     """
-    known = {path: record.delimiters for path in checkpoints for record in [Record.load(path)] if record.method != "unknown"}
+    known = {path: record.delimiters for path, record in trained if record.method not in ("unknown", "remote")}
     if given is None:
         if len(set(known.values())) > 1:
             told = "; ".join(f"{path}: {shown(delimiters)}" for path, delimiters in known.items())
@@ -153,7 +174,7 @@ def step_loader(args: Any) -> Callable[..., PRMData]:
         if given is not None and set(given) != set(made):
             raise UserError(f"--label.sidecar {args.label.sidecar} labels {shown(made)}, but the flags ask for {shown(given)}")
         given = made
-    args.prm.step_delimiter = delimiters = settle(given, [model])
+    args.prm.step_delimiter = delimiters = settle(given, [(model, Record.load(model))])
     return functools.partial(_load, delimiters, model)
 
 

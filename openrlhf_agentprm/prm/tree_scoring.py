@@ -95,11 +95,12 @@ def _pass(prm: ScalarPRM, nodes: Sequence[Branches]) -> list[tuple[torch.Tensor,
         for action in node.actions:
             start += len(action)
             places.append(start - 1)
-        before = node.spans[-1][1] if prm.record.values == "previous_q" and node.spans else len(node.prefix)
+        before = node.spans[-1][1] if prm.record.values.startswith("previous_q") and node.spans else len(node.prefix)
         scores = torch.nn.functional.linear(hidden.last_hidden_state[row, [*places, before - 1]].float(), weight).squeeze(-1).cpu()
         if prm.record.output == "sigmoid":
             scores = scores.sigmoid()
-        found.append((scores[:-1], float(scores[-1])))
+        v = 0.0 if prm.record.values == "previous_q_from_0" and not node.spans else float(scores[-1])
+        found.append((scores[:-1], v))
     return found
 
 

@@ -155,7 +155,8 @@ def quality_charts(e: Evaluated, names: Sequence[str]) -> tuple[list[Chart], lis
             diagonal=True,
         ),
     ]
-    return [*charts, *_calibration_charts(found, names)], [
+    charts += _calibration_charts(found, names)
+    return [chart for chart in charts if any(len(line.y) for line in chart.series)], [  # no calibration of scores that are no probabilities
         *(Key(name, colour_of(names, name)) for name in found),
         Key("succeeded", 0, "--"),
     ]

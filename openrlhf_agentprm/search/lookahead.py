@@ -19,8 +19,7 @@ class LookaheadSearch(BeamSearch):
     """@N×M×D."""
 
     def _need(self, live: list[Node]) -> Need:
-        turns = min(1 + self.method.depth, self.turns_left(live[0]))
-        each = [self.reserve(node, turns) for node in live]
+        each = [self.reserve(node, min(1 + self.method.depth, self.turns_left(node))) for node in live]
         return Need(sum(n.tokens for n in each), sum(n.turns for n in each))
 
     def _plays(self) -> int:

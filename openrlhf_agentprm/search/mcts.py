@@ -64,7 +64,8 @@ class MCTS(TreeSearch):
         super()._finish(searches)
 
     def _width(self, node: Node) -> int:
-        return self.options.mcts_actions * self.room(node)
+        """Tokens of the actions sampled at a node, or at any below it, which may begin a response where this one is inside of one."""
+        return self.options.mcts_actions * self.reserve(node, 1).tokens
 
     def _cost(self, node: Node) -> Need:
         """What a simulation may cost at its worst."""
@@ -138,7 +139,7 @@ class MCTS(TreeSearch):
                 best = max(edges, key=lambda e: (e.visits, e.mean))
                 child = best.candidate.child
                 assert child is not None
-                child.scores = [*search.nodes[0].scores, best.mean]
+                child.scores = best.candidate.scores(best.mean)
                 search.nodes = [child]
                 if child.finished or not search.plain:
                     break

@@ -42,6 +42,7 @@ class Candidate:
     v: float = 0.0  # and of the state that it is taken in
     score: float = 0.0  # what it is chosen by
     child: Node | None = None  # once it has been played
+    extends: bool = False  # no step of its own: it is delimiters alone, or stands behind those that the response begins with
 
     @property
     def token_ids(self) -> list[int]:
@@ -56,8 +57,15 @@ class Candidate:
     @property
     def spans(self) -> list[Span]:
         """Of all actions of the path, this one last."""
-        start = len(self.parent.token_ids)
-        return [*self.parent.spans, (start, start + len(self.action_tokens))]
+        end = len(self.token_ids)
+        if self.extends:
+            return [*self.parent.spans[:-1], (self.parent.spans[-1][0], end)]
+        return [*self.parent.spans, (len(self.parent.token_ids), end)]
+
+    def scores(self, own: float) -> list[float]:
+        """By which each action of the path was chosen, this one by `own`."""
+        before = self.parent.scores
+        return [*(before[:-1] if self.extends else before), own]
 
 
 Scorer = Callable[[Sequence[Candidate]], Sequence[tuple[float, float]]]

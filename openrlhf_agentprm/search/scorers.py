@@ -52,20 +52,27 @@ def prm_scorer(prm: RewardModel, pav: Pav | None = None) -> Scorer:
 
 
 def promises(prm: RewardModel, candidates: Sequence[Candidate]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Q and V of each candidate, (len,) float32: those of one node behind their prefix in one pass, where the PRM takes that."""
-    if not takes_branches(prm):
-        found = score_all(prm, [c.token_ids for c in candidates], [c.spans for c in candidates])
-        return torch.stack([q_K[-1] for q_K, _ in found]), torch.stack([v_K[-1] for _, v_K in found])
-    groups: dict[int, list[int]] = {}
-    for i, candidate in enumerate(candidates):
-        groups.setdefault(id(candidate.parent), []).append(i)
-    wanted = []
-    for members in groups.values():
-        parent: Node = candidates[members[0]].parent
-        wanted.append(Branches(parent.token_ids, parent.spans, [candidates[i].action_tokens for i in members]))
+    """Q and V of each candidate, (len,) float32: those of one node behind their prefix in one pass, where the PRM takes that.
+
+    What extends the step before it is scored by itself: its V is read before that step.
+    """
     q, v = torch.empty(len(candidates)), torch.empty(len(candidates))
-    for members, (q_M, v_node) in zip(groups.values(), score_branches(prm, wanted), strict=True):
-        q[members], v[members] = q_M, v_node
+    alone = list(range(len(candidates)))
+    if takes_branches(prm):
+        groups: dict[int, list[int]] = {}
+        alone = [i for i, candidate in enumerate(candidates) if candidate.extends]
+        for i, candidate in enumerate(candidates):
+            if not candidate.extends:
+                groups.setdefault(id(candidate.parent), []).append(i)
+        wanted = []
+        for members in groups.values():
+            parent: Node = candidates[members[0]].parent
+            wanted.append(Branches(parent.token_ids, parent.spans, [candidates[i].action_tokens for i in members]))
+        for members, (q_M, v_node) in zip(groups.values(), score_branches(prm, wanted), strict=True):
+            q[members], v[members] = q_M, v_node
+    found = score_all(prm, [candidates[i].token_ids for i in alone], [candidates[i].spans for i in alone])
+    for i, (q_K, v_K) in zip(alone, found, strict=True):
+        q[i], v[i] = q_K[-1], v_K[-1]
     return q, v
 
 

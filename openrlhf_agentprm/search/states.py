@@ -93,7 +93,7 @@ class States:
         child = replace(
             parent,
             token_ids=candidate.token_ids,
-            scores=[*parent.scores, candidate.score],
+            scores=candidate.scores(candidate.score),
             spans=candidate.spans,
             last=candidate,
             action_start=begun,
@@ -108,7 +108,7 @@ class States:
             tokens,
             actions=[*parent.actions, self.action(candidate)],
             observations=[*parent.observations, last["observation"]],
-            scores=[*parent.scores, candidate.score],
+            scores=candidate.scores(candidate.score),
             spans=candidate.spans,
             rewards=[*parent.rewards, last["reward"]],
             last=candidate,

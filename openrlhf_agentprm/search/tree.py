@@ -128,8 +128,15 @@ class TreeSearch(ABC):
                 found[place][key].copies += 1
             else:
                 mean = sum(sampled.logprobs) / len(sampled.logprobs) if sampled.logprobs else 0.0
-                found[place][key] = Candidate(node, list(key), logprob=mean)
+                found[place][key] = Candidate(node, list(key), logprob=mean, extends=self._extends(node, key))
         return [list(by_tokens.values()) for by_tokens in found]
+
+    def _extends(self, node: Node, tokens: Sequence[int]) -> bool:
+        """Whether the tokens belong to the step before them, as `data.steps.split_steps` divides a response."""
+        if node.action_start is None:
+            return False
+        steps = self.options.step_tokens
+        return all(t in steps for t in tokens) or all(t in steps for t in node.token_ids[node.action_start :])
 
     def _drained(self) -> Iterable[Sampled]:
         found: list[Sampled] = []

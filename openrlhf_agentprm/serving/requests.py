@@ -10,6 +10,7 @@ from typing import Any
 from ..agents.chat import ChatFormat
 from ..core.errors import UserError
 from ..data.layout import Span
+from ..data.steps import Delimiters, split_steps
 
 _TOLD = 10  # problems of one request that are told
 _FORMS = ("token_ids", "text", "messages")
@@ -37,7 +38,7 @@ class Limits:
         body_bytes: of one request (413).
         episodes: of one request (422).
         tokens: of one episode (422).
-        queued_tokens: of all requests that wait (429).
+        queued_tokens: of all requests that wait (429), and of one (422).
         seconds: from the first byte to the answer (504).
     """
 
@@ -64,12 +65,14 @@ class Reader:
         tokenizer: of the checkpoint.
         vocabulary: token ids that the model knows are below this.
         limits: of one request.
+        delimiters: what ends a step of a turn in texts and messages, as the model was trained; spans are taken as they are.
     """
 
-    def __init__(self, tokenizer: Any, vocabulary: int, limits: Limits) -> None:
+    def __init__(self, tokenizer: Any, vocabulary: int, limits: Limits, delimiters: Delimiters = ()) -> None:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.limits = limits
+        self.delimiters = delimiters
         self._lock = threading.Lock()  # a tokenizer's Rust half is not to be borrowed twice
         self._chats: dict[str, ChatFormat] = {}
 
@@ -142,11 +145,13 @@ class Reader:
         if "spans" in entry and given != ["token_ids"]:
             raise RequestError(422, f'"spans" go with "token_ids"; with "{given[0]}" the turns are found here')
         name = str(entry.get("id", index))
+        _check_text(name)
         read: dict[str, Callable[[Any], tuple[list[int], list[Span]]]] = {"text": self._pieces, "messages": self._messages}
         if given == ["token_ids"]:
             tokens, spans = entry["token_ids"], _spans(entry.get("spans"))
         else:
-            tokens, spans = read[given[0]](entry[given[0]])
+            tokens, turns = read[given[0]](entry[given[0]])
+            spans = [step for turn in turns for step in split_steps(tokens, turn, self.delimiters)]
         return self._item(name, tokens, spans)
 
     def _item(self, name: str, tokens: Any, spans: list[Span]) -> Item:
@@ -186,6 +191,8 @@ class Reader:
         )
         if not well:
             raise RequestError(422, f'"messages" is {_brief(messages)}; wanted a list of {{"role": …, "content": text}}')
+        for message in messages:
+            _check_text(message["content"])
         system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
         rest = messages[1:] if system else messages
         wanted = ["user", "assistant"] * (len(rest) // 2)
@@ -207,8 +214,17 @@ class Reader:
         return self._chats[system]
 
     def _encode(self, text: str) -> list[int]:
+        _check_text(text)
         with self._lock:
             return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def _check_text(text: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can write and no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(422, f"the text {_brief(text)} holds half of a surrogate pair at {error.start}, which is no character") from error
 
 
 def _as_collected(chat: ChatFormat, texts: Sequence[str]) -> tuple[list[int], list[Span]]:

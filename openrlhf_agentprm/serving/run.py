@@ -33,6 +33,6 @@ def serve(service: Service, bound: socket.socket, on_ready: Callable[[str], None
         on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         uvicorn.Server(config).run(sockets=[bound])
     finally:
-        service.batcher.close()
+        service.batcher.close(limit_s=service.limits.seconds)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -7,7 +7,7 @@ from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.annotate.next_actions import Actor, next_actions
 from openrlhf_agentprm.cli import label
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.data.journal import Journal
+from openrlhf_agentprm.data.journal import Journal, rows_of
 from openrlhf_agentprm.data.next_actions import read_next_actions
 from openrlhf_agentprm.data.sidecar import read_about
 from openrlhf_agentprm.data.store import EpisodeStore
@@ -70,6 +70,24 @@ def test_every_state_is_asked_once_and_a_kill_loses_nothing(chat, count_store, t
     again.save(tmp_path, {"method": "next_actions", "policy_digest": "d"})
     actions, digest = read_next_actions([str(tmp_path)])
     assert digest == "d" and actions == again.actions
+    again.save(tmp_path, {"method": "next_actions", "policy_digest": "d", "step_delimiter": [[5]]})
+    with pytest.raises(UserError, match="holds actions at steps of responses"):
+        read_next_actions([str(tmp_path)])
+
+
+def test_a_torn_last_line_is_cut_off_before_the_next_row(tmp_path):
+    for torn in (b'{"key": [', b"x" * 70_000):  # longer than what is read at once, too
+        path = tmp_path / f"{len(torn)}.jsonl"
+        path.write_bytes(b'{"n":1}\n' + torn)
+        for _ in range(2):
+            journal = Journal(path)
+            journal.append({"n": 2})
+            journal.close(remove=False)
+        assert list(rows_of(path)) == [{"n": 1}, {"n": 2}, {"n": 2}]
+        path.write_bytes(torn)
+        journal = Journal(path)
+        assert journal.empty
+        journal.close(remove=True)
 
 
 def test_what_cannot_be_sampled_is_told(chat, count_store, tiny, tmp_path):
@@ -84,6 +102,9 @@ def test_what_cannot_be_sampled_is_told(chat, count_store, tiny, tmp_path):
     with pytest.raises(UserError) as told:
         label.main([*line, "--completions.num_engines", "2"])
     assert len(told.value.problems) == 2 and "--policy.model_name_or_path is required" in told.value.problems[0]
+    for flag in (["--prm.step_delimiter", "5"], ["--prm.step_delimiter_text", ";"]):
+        with pytest.raises(UserError, match="samples whole responses: leave out"):
+            label.main([*line, "--policy.model_name_or_path", str(tiny), *flag])
     with pytest.raises(UserError, match="another prompt format"):
         label.main([*line, "--policy.model_name_or_path", str(tiny), "--env.action_format", "react"])
     with pytest.raises(UserError, match="no finished labels"):

@@ -75,7 +75,7 @@ def sampled_tokens(store: Path, first: int | None = None) -> int:
 
 
 def costs(run_dir: Path) -> dict[str, float]:
-    """Thousand sampled tokens behind each PRM."""
+    """Thousand sampled tokens behind each PRM, `inverse` with its next actions; the experts' episodes that it reads too come on top."""
     variables = yaml.safe_load((run_dir / "recipe.yaml").read_text())["vars"]
     whole = sampled_tokens(run_dir / "episodes")
     found = defaultdict(lambda: whole / 1e3)
@@ -85,6 +85,8 @@ def costs(run_dir: Path) -> dict[str, float]:
     for name, states, labels in (("mc_soft", "mc_states", "mc_labels"), ("mc_soft at 2 budgets", "mc_states_2", "mc_labels_2")):
         cost = json.loads((run_dir / labels / "labels.json").read_text())["cost"]["sampled_tokens"]
         found[name] = (sampled_tokens(run_dir / states) + cost) / 1e3
+    actions = json.loads((run_dir / "next_actions" / "labels.json").read_text())["cost"]["sampled_tokens"]
+    found["inverse"] = (whole + actions) / 1e3
     return found
 
 
@@ -104,6 +106,7 @@ def summary(seeds: list[int], folder: str) -> None:
             cells.append(_cell([table([p]) for p in parts if p is not None]) if any(parts) else "–")
         tokens = sum(s[name] for s in spent.values()) / len(spent)
         print(f"| {name} | {tokens:.0f} | " + " | ".join(cells) + " |")
+    print("\nThe tokens of inverse are those of the policy's episodes and next actions; the experts' episodes come on top.")
     _knowledge(folders)
     head = " | ".join(f"seed {s}" for s in found) + " | all | 95 % bootstrap | 95 % Student |\n|---|" + "---|" * (len(found) + 3)
     for question, pairs in QUESTIONS.items():

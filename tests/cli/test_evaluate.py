@@ -87,6 +87,14 @@ def test_all_that_is_wrong_is_told_at_once(made):
         run(made, "--eval.aggregate=median", "--eval.max_samples_per_task", 0)
 
 
+def test_a_greedy_store_has_one_episode_a_task_at_temperature_0(made):
+    write_store(made / "twice", [episode("task-0", n, True, temperature=0.0) for n in range(2)])
+    with pytest.raises(UserError, match="twice holds 2 episodes of 1 tasks; greedy decoding has one a task"):
+        run(made, "--eval.greedy_dataset", made / "twice")
+    with pytest.raises(UserError, match="samples was played at the temperature .*; greedy decoding is --collect.temperature 0"):
+        run(made, "--eval.greedy_dataset", made / "samples")
+
+
 def test_scores_that_are_no_numbers_are_named(made):
     from openrlhf_agentprm.prm.model import Record, save_prm
 

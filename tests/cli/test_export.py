@@ -30,7 +30,7 @@ def checkpoint(policy, folder, **record):
     return folder
 
 
-@pytest.mark.parametrize("record", [{}, {"values": "state", "output": "sigmoid"}])
+@pytest.mark.parametrize("record", [{}, {"values": "previous_q_from_0", "scale": "order"}, {"values": "state", "output": "sigmoid"}])
 def test_the_cards_own_lines_give_the_scores_of_before(bpe_policy, tmp_path, record):
     prm = checkpoint(bpe_policy, tmp_path / "prm", **record)
     out = tmp_path / "out"

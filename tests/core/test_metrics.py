@@ -50,6 +50,22 @@ def test_best_of_n_without_ties_is_exact():
         assert float(metrics.pass_at_n(outcomes, n)) == pytest.approx(sum(at_least_one) / len(at_least_one))
 
 
+def test_best_of_n_of_a_hundred_samples():
+    """C(99, 31) is beyond 64 bits. Without ties the j-th best is chosen in C(99 − j, 31) of C(100, 32) draws."""
+    g = torch.Generator().manual_seed(4)
+    scores, outcomes = torch.randperm(100, generator=g)[None].float(), torch.rand(1, 100, generator=g)
+    log_choose = lambda a, b: math.lgamma(a + 1) - math.lgamma(b + 1) - math.lgamma(a - b + 1)  # noqa: E731
+    best_first = outcomes[0, scores[0].argsort(descending=True)].tolist()
+    wanted = sum(y * math.exp(log_choose(99 - j, 31) - log_choose(100, 32)) for j, y in enumerate(best_first[:69]))
+    assert float(metrics.best_of_n(scores, outcomes, 32)) == pytest.approx(wanted, rel=1e-9)
+    assert float(metrics.best_of_n(torch.zeros(1, 100), outcomes, 32)) == pytest.approx(float(outcomes.mean()), rel=1e-6)
+
+
+def test_the_oracle_of_graded_outcomes_takes_the_highest():
+    found = metrics.pass_at_n(torch.tensor([[0.5, 0.25, 1.0]]), 2)  # of two: 0.5, 1, 1
+    assert found.tolist() == pytest.approx([2.5 / 3])
+
+
 def test_calibration_and_intervals():
     scores = torch.tensor([0.05, 0.05, 0.95, 0.95])
     error, rows = metrics.calibration(scores, torch.tensor([0.0, 0.0, 1.0, 0.0]))
@@ -113,6 +129,8 @@ def test_weighted_majority_by_hand():
     assert metrics.weighted_majority(scores, keys, outcomes, 2).tolist() == [0.25]
     # without weights keys 0 and 1 tie in {0,1} and {0,2}, and so on: (1/2 + 0 + 1/2 + 1/2 + 1 + 1/2) / 6
     assert metrics.weighted_majority(torch.ones(1, 4), keys, outcomes, 2).tolist() == [0.5]
+    # few votes are votes: 3 to 1
+    assert metrics.weighted_majority(torch.tensor([[3e-12, 1e-12]]), torch.tensor([[0, 1]]), torch.tensor([[0.0, 1.0]]), 2).tolist() == [0.0]
     # no votes at all: every key that was given shares
     assert metrics.weighted_majority(-torch.ones(1, 4), keys, outcomes, 4).tolist() == pytest.approx([(0 + 0.5 + 1) / 3])
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,22 @@ def test_quality_by_turn_and_by_turns_left_by_hand():
     assert none["auc_within_task_equal_length"] == 1.0 and none["tasks_equal_length"] == 1  # those of task a are of unlike length
     assert one["auc_within_task"] == pytest.approx((0 + 0.5) / 2)  # 0.8 under 0.95: the failure is a turn further there
     assert two["episodes"] == 1 and found["last"]["auc"] == 1.0
+
+
+def test_scores_that_are_no_probabilities_have_no_calibration():
+    found, plain = (prm_quality(small_grid(), tensors(SMALL), probability=p) for p in (False, True))
+    rows = [*found["by_turn"], *found["by_turns_left"], found["last"]]
+    assert all(math.isnan(row["brier"]) and math.isnan(row["ece"]) for row in rows) and found["last"]["calibration"] == []
+    assert found["last"]["auc"] == plain["last"]["auc"] and plain["last"]["ece"] > 0
+
+
+def test_votes_of_episodes_in_steps_are_those_of_whole_responses():
+    whole = small_grid()
+    steps = [replace(e, turns=[*e.turns, replace(e.turns[-1], action="")]) for e in whole.episodes]  # a last step that says nothing
+    scores = {"majority": torch.ones_like(whole.outcomes_GN)}
+    wanted = ev.majority_curves(whole, scores, [2], "last_action")["majority"][2]
+    divided = ev.majority_curves(replace(whole, episodes=steps, played=whole.episodes), scores, [2], "last_action")["majority"][2]
+    assert torch.equal(divided, wanted)
 
 
 def test_the_pooled_auc_still_alive_by_hand():
@@ -226,6 +243,9 @@ def test_a_sidecar_of_visits_is_a_truth_and_one_of_another_store_is_not(tmp_path
         sidecar.save(tmp_path / f"labels-{name}", {"method": "mc_visits", "dataset": name})
     labels = read_labels(tmp_path / "labels-own")
     assert label_problems(grid, labels, {"method": "mc_visits"}, "x") == []
+    (unlike,) = label_problems(grid, labels, {"method": "mc_visits", "step_delimiter": [[7]]}, "x")
+    assert "x labels steps that end with 7, but the episodes are read in whole responses" in unlike
+    assert label_problems(grid, labels, {"method": "mc_visits", "step_delimiter": [[7]]}, "x", ((7,),)) == []
     same = [torch.tensor(labels[e.episode_id][0]) for e in grid.episodes]
     found = against_truth(GroundTruth.of(grid, labels), same, margin=0.0)
     assert found["siblings"]["mean"] == 1.0 and found["spearman"]["overall"] == pytest.approx(1.0)

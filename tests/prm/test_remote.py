@@ -14,12 +14,14 @@ from servers import answering, behaving, in_thread
 from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.cli import evaluate
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.data.steps import split_steps
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
 from openrlhf_agentprm.prm.kinds.remote import RemotePRM, identity_of
 from openrlhf_agentprm.prm.kinds.remote_settings import Settings, read_settings
 from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
 from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, make_batch, score_all
+from openrlhf_agentprm.prm.steps import settle, trained_on
 from openrlhf_agentprm.prm.vocabulary import vocabulary_digest
 from openrlhf_agentprm.serving.app import Service
 from openrlhf_agentprm.serving.requests import Limits, Reader
@@ -117,6 +119,27 @@ def test_vllms_pooling_protocol_is_read_at_the_turns(checkpoint, tokens, values,
     assert "model" not in seen[0]
 
 
+def test_rows_without_turns_are_not_asked_for(served, checkpoint, tokens, tmp_path):
+    scorers = [load_reward_model("remote", served)]
+    scorers.append(RemotePRM.load(written(tmp_path / "r", url=f"{served}/get_reward", protocol="openrlhf", tokenizer=checkpoint)))
+    for prm in scorers:
+        ((q, v),) = score_all(prm, tokens[1:2], SPANS[1:2])
+        scores = prm.score(make_batch([[5], tokens[1], [6, 7]], [[], SPANS[1], []]))  # as a batch's placeholders in PPO
+        assert scores.q_BK.flatten().tolist() == pytest.approx([0, float(q), 0], abs=1e-6)
+        assert scores.v_BK.flatten().tolist() == pytest.approx([0, float(v), 0], abs=1e-6)
+        assert not prm.score(make_batch([[5]], [[]])).q_BK.any()
+
+
+@pytest.mark.parametrize("entry", [lambda i: {"index": 0}, lambda i: {"index": str(i)}, lambda i: {}, lambda i: [0.5], lambda i: {"index": i + 1}])
+def test_pooled_scores_have_to_say_whose_they_are(tokens, entry):
+    def pooled(payload):
+        found = [entry(i) for i in range(len(payload["input"]))]
+        return {"data": [e | {"data": [[0.5]] * 17} if isinstance(e, dict) else e for e in found]}
+
+    with behaving(answering(200, pooled)) as (url, _), pytest.raises(UserError, match="wanted 0 to 2, each once"):
+        quick(url, protocol="vllm-pooling", retries=0).score(make_batch(tokens, SPANS))
+
+
 def right(payload):
     return {"episodes": [{"turns": [{"q": 0.5, "v": 0.25} for _ in e["spans"]]} for e in payload["episodes"]]}
 
@@ -189,6 +212,19 @@ def test_a_request_that_is_refused_is_not_repeated(served, tokens):
         quick(served, timeout_s=30).score(make_batch([tokens[0]] * 9, [SPANS[0]] * 9))
 
 
+def test_a_remote_prm_judges_a_store(tiny, count_store, tmp_path):
+    from openrlhf_agentprm.annotate.given import Scored
+
+    tokenizer = load_tokenizer(str(tiny))
+    service = Service(ScalarPRM(start_from(str(tiny), dtype="fp32").eval(), Record()), Reader(tokenizer, len(tokenizer), Limits()), {"digest": "d"})
+    with in_thread(service) as url:
+        file = tmp_path / "scorer.json"
+        file.write_text(json.dumps({"url": url}))
+        assert kind_of(str(file)) == "remote"
+        found = list(Scored(EpisodeStore(count_store), str(file), "auto"))
+    assert found and all(len(q_K) == len(episode.turns) for episode, q_K, _ in found)
+
+
 def test_it_is_led_nowhere_else(tokens):
     with behaving(answering(200, right)) as (other, asked), behaving(answering(307, b"", Location=f"{other}/score_episodes")) as (url, _):
         with pytest.raises(UserError, match="only the address given is asked"):
@@ -244,6 +280,34 @@ def test_ppo_asks_the_server_what_its_values_are(served, bpe_policy):
         service = Service(None, Reader(None, 1, Limits()), untrained)
         args.prm.model_name_or_path = stack.enter_context(in_thread(service))
         assert "its V(s) was not trained at the states" in _prm_problems(args, True)[0]
+
+
+def test_what_a_prm_was_trained_on_is_told_by_its_server(checkpoint, bpe_policy, tmp_path):
+    from openrlhf_agentprm.cli import serve
+    from openrlhf_agentprm.core.arguments import parse_nested
+    from openrlhf_agentprm.host.ppo_checks import _prm_problems, step_delimiters
+
+    tokenizer, folder = load_tokenizer(checkpoint), str(tmp_path / "prm")
+    z = tuple(tokenizer.encode("z", add_special_tokens=False))
+    save_prm(load_prm(checkpoint), tokenizer, folder, Record(method="td_qv", step_delimiter=[list(z)], scale="share"))
+    service = serve._service(parse_nested(serve.build_parser(), [folder, "--serve.engine", "transformers", "--prm.device", "cpu"]))
+    (item,) = service.reader.episodes({"episodes": [{"text": ["at", "qzqq"]}]})
+    at = len(tokenizer.encode("at", add_special_tokens=False))
+    assert item.spans == split_steps(item.token_ids, (at, len(item.token_ids)), (z,)) and len(item.spans) == 2
+    with in_thread(service) as url:
+        (record,) = records_of("auto", url)
+        assert record.delimiters == (z,) and record.scale == "share" and record.value_trained
+        assert settle(None, trained_on("auto", [url])) == settle(None, trained_on("auto", [folder])) == (z,)
+        args = SimpleNamespace(
+            prm=SimpleNamespace(name="auto", model_name_or_path=url, step_delimiter=None, step_delimiter_text=None),
+            actor=SimpleNamespace(model_name_or_path=str(bpe_policy)),
+            algo=SimpleNamespace(advantage=SimpleNamespace(values="prm", estimator="turn_gae", process_reward="none")),
+        )
+        assert step_delimiters(args) == (z,)
+        assert "cannot give values: Q is the share of the outcome" in _prm_problems(args, True)[0]
+    with in_thread(Service(None, Reader(None, 1, Limits()), {"digest": "d", "scale": "furlongs", "step_delimiter": [["7"]]})) as url:
+        (record,) = records_of("auto", url)
+        assert record.scale == "probability" and record.step_delimiter == []
 
 
 @pytest.mark.host

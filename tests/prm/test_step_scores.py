@@ -18,7 +18,7 @@ from openrlhf_agentprm.data.steps import in_steps
 from openrlhf_agentprm.prm.dataset import attach_labels, collate
 from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
-from openrlhf_agentprm.prm.steps import delimiters_of_text, given_delimiters, settle, step_loader
+from openrlhf_agentprm.prm.steps import delimiters_of_text, given_delimiters, settle, step_loader, trained_on
 
 
 @pytest.fixture(scope="module")
@@ -103,17 +103,21 @@ def test_merged_newlines_are_found_by_text_and_missed_by_one_id():
     assert "\n\n" in found and len(found) > 1 and all(text.endswith("\n\n") for text in found)
 
 
-def test_the_prms_own_delimiter_is_the_default_and_another_is_told(policy, prm, delimiters, tmp_path, caplog):
+def records(*paths):
+    return trained_on("auto", paths)
+
+
+def test_the_prms_own_delimiter_is_the_default_and_another_is_records(policy, prm, delimiters, tmp_path, caplog):
     whole = make_prm(policy, tmp_path / "whole", ())
     caplog.clear()
     assert given_delimiters(flags(), policy) is None and given_delimiters(flags([()]), policy) == ()
     assert given_delimiters(flags([(5,), (6, 7), (5,)], ";"), policy) == tuple(sorted({(5,), (6, 7), *delimiters}))
-    assert settle(None, [prm]) == delimiters and settle(None, [whole]) == settle(None, []) == settle(None, [policy]) == ()
-    assert settle(delimiters, [prm, policy]) == delimiters and not caplog.records
-    assert settle((), [prm]) == () and "is now given whole responses" in caplog.text
-    assert settle(delimiters, [whole]) == delimiters and "was trained on whole responses" in caplog.text
+    assert settle(None, records(prm)) == delimiters and settle(None, records(whole)) == settle(None, []) == settle(None, records(policy)) == ()
+    assert settle(delimiters, records(prm, policy)) == delimiters and not caplog.records
+    assert settle((), records(prm)) == () and "is now given whole responses" in caplog.text
+    assert settle(delimiters, records(whole)) == delimiters and "was trained on whole responses" in caplog.text
     with pytest.raises(UserError, match="trained with unlike step delimiters.*use them apart, or give --prm.step_delimiter"):
-        settle(None, [prm, whole])
+        settle(None, records(prm, whole))
     for ids, text, told in (([(4000,)], None, "has the token 4000"), ([(), (5,)], None, "leave out the other")):
         with pytest.raises(UserError, match=told):
             given_delimiters(flags(ids, text), policy)

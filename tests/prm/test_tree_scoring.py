@@ -31,7 +31,9 @@ def nodes():
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(("values", "output"), [("state", "linear"), ("previous_q", "linear"), ("previous_q", "sigmoid")])
+@pytest.mark.parametrize(
+    ("values", "output"), [("state", "linear"), ("previous_q", "linear"), ("previous_q_from_0", "linear"), ("previous_q", "sigmoid")]
+)
 def test_one_pass_gives_what_each_path_gives_alone(folder, attention, values, output):
     prm = ScalarPRM(start_from(folder, dtype="fp32", attn_implementation=attention).eval(), Record(values=values, output=output))
     prm.model.score.weight.data *= 50  # scores of the order of 1

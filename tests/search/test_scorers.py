@@ -30,6 +30,18 @@ def test_candidates_of_mixed_nodes_keep_their_scores(tiny, candidates, values):
     assert found[:, 0].unique().numel() == 5 and found[:, 1].unique().numel() == 2
 
 
+@pytest.mark.parametrize("values", ["previous_q", "previous_q_from_0", "state"])
+def test_what_extends_a_step_has_the_value_before_that_step(tiny, candidates, values):
+    model = start_from(str(tiny), dtype="fp32").eval()
+    model.score.weight.data *= 3
+    inside = Node([2, 5, 6, 7, 8, 9, 5, 5, 6, 7], spans=[(6, 8), (8, 10)], action_start=6)
+    more = [*candidates, Candidate(inside, [9], extends=True), Candidate(inside, [9])]
+    found = torch.tensor(prm_scorer(ScalarPRM(model, Record(values=values)))(more))
+    alone = torch.tensor(prm_scorer(PathByPath(model, Record(values=values)))(more))
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+    assert found[-1, 0] == pytest.approx(float(found[-2, 0]), abs=1e-5) and abs(found[-1, 1] - found[-2, 1]) > 1e-4
+
+
 def test_values_before_an_action_are_the_turn_befores_score(tiny, candidates):
     prm = ScalarPRM(start_from(str(tiny), dtype="fp32").eval(), Record(values="previous_q"))
     (_, v) = prm_scorer(prm)(candidates)[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from openrlhf_agentprm.cli.search import build_parser, main
+from openrlhf_agentprm.cli.search import build_parser, main, read_results
 from openrlhf_agentprm.cli.search_flags import as_now, entry_of, options_of
 from openrlhf_agentprm.core.arguments import parse_nested
 from openrlhf_agentprm.core.errors import UserError
@@ -50,6 +50,33 @@ def test_flags_without_a_part_and_flags_that_contradict_are_refused():
     assert "needs one prover" in problems(*both)
     assert "wanted a number from 0 to 1" in problems("--search.rollout_weight", 1.5)
     assert "did you mean 'puct'" in problems("--search.mcts_rule", "puckt")
+
+
+def test_scores_that_are_no_probabilities_are_not_read_as_such(tmp_path):
+    from openrlhf_agentprm.cli.search_flags import check_scale
+    from openrlhf_agentprm.prm.model import Record
+
+    def check(*flags, scale="order"):
+        Record(method="pqm", scale=scale).save(tmp_path)
+        check_scale(parse_nested(build_parser(), [*LINE, "--prm.name", "scalar", *map(str, flags)]), str(tmp_path))
+
+    mixed = ["--search.methods", "mcts:4", "--search.rollout_weight", 0.5]
+    with pytest.raises(UserError, match="rollout_weight reads scores as probabilities of success, and of .* only which of two"):
+        check(*mixed)
+    with pytest.raises(UserError, match="--search.pav_best_of_k reads scores"):
+        check("--search.pav_alpha", 0.5, "--search.pav_best_of_k", 4, scale="share")
+    check(*mixed, scale="probability")
+    check("--search.methods", "mcts:4")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"task": 1}]', '[{"prm": "P"'])
+def test_a_file_that_is_no_search_is_not_written_over(tmp_path, text):
+    file = tmp_path / "search.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match="search.json is there already and is no .*; give another file"):
+        read_results(file)
+    file.write_text('[{"prm": "P", "beams": 1}]')
+    assert read_results(file) == [{"prm": "P", "beams": 1}] and read_results(tmp_path / "none.json") == []
 
 
 def test_a_reward_model_that_cannot_score_is_refused(monkeypatch):

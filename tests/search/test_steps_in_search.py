@@ -15,8 +15,9 @@ from openrlhf_agentprm.rollout.builder import Limits
 from openrlhf_agentprm.rollout.engine import Sampled, Sampling
 from openrlhf_agentprm.rollout.pool import EnvPool
 from openrlhf_agentprm.search.api import make_search
-from openrlhf_agentprm.search.budget import Budget
+from openrlhf_agentprm.search.budget import Budget, Need
 from openrlhf_agentprm.search.methods import parse_method
+from openrlhf_agentprm.search.nodes import Candidate, Node
 from openrlhf_agentprm.search.options import Options
 
 TASKS = 12
@@ -116,6 +117,37 @@ def test_best_of_n_and_a_budget_go_on_inside_responses(chat):
     assert sum(r.outcome for r in alone) >= 4 and all(r.turns <= 12 and len(r.path.actions) == 1 for r in alone)
     tight = run(chat, "1x12", budget=Budget(tokens=60))
     assert all(r.path.finished and r.sampled_tokens <= 60 and r.outcome in (0.0, 1.0) for r in tight)
+
+
+def test_delimiters_in_a_row_end_one_step_as_in_training(chat):
+    end, word = semicolon(chat)[0][0], chat.encode_action("1")[0]
+    coin = random.Random(3)
+    with EnvPool("arithmetic", TERMS, 1) as pool:
+        options = Options(step_tokens=semicolon(chat)[0])
+        search = make_search(parse_method("1x4"), Coin(chat), pool, chat, knows(chat), Sampling(), Limits(1, LENGTH, 40), options)
+    for _ in range(50):
+        response = [coin.choice([word, end]) for _ in range(9)] + [word]
+        node, at = Node([word] * 5), 0
+        while True:
+            stop = response.index(end, at) + 1 if end in response[at:] else len(response)
+            step = Candidate(node, response[at:stop], extends=search._extends(node, response[at:stop]))
+            if stop == len(response):
+                break
+            node, at = search.states._inside(step), stop
+        wanted = split_steps([word] * 5 + response, (5, 15), semicolon(chat))
+        assert step.spans == wanted and len(step.scores(0.5)) == len(wanted)
+
+
+def test_the_worst_cost_is_that_of_every_node(chat):
+    with EnvPool("arithmetic", TERMS, 1) as pool:
+        make = lambda method: make_search(  # noqa: E731
+            parse_method(method), Coin(chat), pool, chat, knows(chat), Sampling(), Limits(4, 400, 40), Options(step_tokens=semicolon(chat)[0])
+        )
+        inside = Node([5] * 50, action_start=15)  # 5 tokens are left of its response, and 40 of one that begins behind it
+        mcts = make("mcts:6")
+        assert mcts.room(inside) == 5 and mcts._cost(inside) == Need(mcts.options.mcts_actions * 40, 1)
+        late, early = Node([5] * 50, actions=["a"] * 3), Node([5] * 50)
+        assert make("lookahead:2x2x2")._need([late, early]) == Need(40 + 120, 1 + 3)
 
 
 def test_an_answer_that_the_cap_cuts_is_played_as_it_is(chat):

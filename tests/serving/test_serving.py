@@ -141,6 +141,15 @@ def test_the_hosts_own_client_reads_the_rewards(url, checkpoint):
         ("get_reward", {"queries": ["a"]}, 422, '"query" is missing'),
         ("get_reward", {"query": ["a", 3]}, 422, "query[1]: it is 3; wanted a text"),
         ("get_reward", {"query": ["a"], "prompts": ["a", "b"]}, 422, '"prompts" is 2 entries; wanted a list of 1 texts'),
+        ("score_episodes", {"episodes": [{"text": ["a", "b\ud800"]}]}, 422, "holds half of a surrogate pair at 1"),
+        ("score_episodes", {"episodes": [{"id": "\udc00", "token_ids": [5, 6], "spans": [[1, 2]]}]}, 422, "half of a surrogate pair"),
+        (
+            "score_episodes",
+            {"episodes": [{"messages": [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "a"}]}]},
+            422,
+            "half of a surrogate pair",
+        ),
+        ("get_reward", {"query": ["\ud800"]}, 422, "half of a surrogate pair"),
         ("nowhere", {}, 404, "POST /nowhere is not here"),
     ],
 )
@@ -217,6 +226,35 @@ def test_batches_keep_within_their_tokens_and_what_waits_is_scored_at_the_end():
     assert sum(sizes) == 3 + 4 + 12 + 3 + 3 and all(size <= 10 or size == 12 for size in sizes)
     with pytest.raises(RequestError, match="is stopping"):
         batcher.submit([])
+
+
+def test_what_nobody_waits_for_is_scored_no_further():
+    rows = []
+
+    class Counting(Slow):
+        def score(self, batch):
+            rows.append(len(batch.input_ids_BT))
+            return super().score(batch)
+
+    batcher = Batcher(Counting(0.2), max_tokens=10, max_wait_s=0.01, queued_tokens=100)
+    item = Item("a", [5] * 10, [(1, 10)])
+    with pytest.raises(RequestError, match="the request has 110 tokens; at most 100 may wait") as raised:
+        batcher.submit([item] * 11)  # though nothing waits
+    assert raised.value.status == 422
+    long, waits = batcher.submit([item] * 10), threading.Event()
+    while not rows:  # its first part is being scored
+        waits.wait(0.01)
+    other, last = batcher.submit([item] * 5), batcher.submit([item])
+    assert batcher.queued == 60
+    assert other.cancel() and batcher.queued == 10, "it leaves the queue at once"
+    assert long.cancel() and last.result(5) == [([5.0], [0.0])]
+    assert len(rows) <= 3, "the rest of ten parts was not scored"
+    batcher.close(limit_s=5)
+    stuck = Batcher(Slow(3.0))
+    stuck.submit([item])
+    began = time.monotonic()
+    stuck.close(limit_s=0.1)
+    assert time.monotonic() - began < 2
 
 
 SLOW = """

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,12 +28,13 @@ MAJORITY_KEYS = ("last_action", "actions", "final_observation")
 class SampleGrid:
     """Episodes of T tasks with N samples each, broken ones dropped; tasks that lost one have fewer and are cut to the common N.
 
-    `episodes` is flat, task by task; `outcomes_GN` the same as a table.
+    `episodes` is flat, task by task; `outcomes_GN` the same as a table. Where `episodes` are in steps, `played` are the same in whole responses.
     """
 
     tasks: list[str]
     episodes: list[Episode]
     outcomes_GN: torch.Tensor
+    played: list[Episode] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -211,7 +212,7 @@ def majority_curves(
     number: dict[tuple[str, Any], int] = {}
     own = []
     for g, task in enumerate(grid.tasks):
-        answers = [answer(e) for e in grid.episodes[g * grid.samples : (g + 1) * grid.samples]]
+        answers = [answer(e) for e in (grid.played or grid.episodes)[g * grid.samples : (g + 1) * grid.samples]]
         first = list(dict.fromkeys(answers))
         number |= {(task, one): place for place, one in enumerate(first)}
         own.append([number[task, one] for one in answers])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ def compare(
     margin: float = 0.0,
     majority_key: str = "last_action",
     greedy: Mapping[str, Episode] | None = None,
+    no_probability: Collection[str] = (),
 ) -> dict[str, Any]:
     """Best-of-N beside its baselines, weighted majority, quality by turn, aggregates and verdicts.
 
@@ -34,6 +35,7 @@ def compare(
         aggregates: the first is the one that a PRM's best-of-N, majority and verdict are of; all stand in the table of aggregates.
         margin: best-of-N takes PRM scores at most this far below the highest for equal.
         greedy: by task.
+        no_probability: PRMs whose scores do not estimate the outcome, so that nothing is said of their calibration.
     """
     sizes = [n for n in SIZES if n <= grid.samples]
     tables = ev.free_scores(grid)
@@ -64,7 +66,7 @@ def compare(
         "lowest_of_n": ev.means(lowest),
         "weighted_majority": _majority(grid, chosen, sizes, majority_key),
         "tokens_per_task": {n: n * tokens for n in sizes},
-        "prm_quality": {name: prm_quality(grid, own) for name, own in scores.items()},
+        "prm_quality": {name: prm_quality(grid, own, probability=name not in no_probability) for name, own in scores.items()},
         "free_quality": ev.free_quality(grid, tables),
         "length_rival": {n: length_rival(free, n) for n in sizes},
         "aggregates": of_aggregates,

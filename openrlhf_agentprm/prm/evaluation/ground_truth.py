@@ -17,6 +17,8 @@ import torch
 from ...core import metrics
 from ...core import process_metrics as pm
 from ...data.states import state_keys
+from ...data.steps import Delimiters
+from ..steps import as_delimiters, shown
 from . import SampleGrid, pad_turns, with_interval
 from .verdict import ratio
 
@@ -50,13 +52,19 @@ class GroundTruth:
         return cls(grid, values_BK, _fatal(values_BK, mask_BK, grid.success_GN.flatten()), Siblings.of(grid, values_BK))
 
 
-def label_problems(grid: SampleGrid, labels: Labels, about: Mapping[str, Any], folder: str) -> list[str]:
-    """Why a sidecar is no truth about these episodes."""
+def label_problems(grid: SampleGrid, labels: Labels, about: Mapping[str, Any], folder: str, delimiters: Delimiters = ()) -> list[str]:
+    """Why a sidecar is no truth about these episodes.
+
+    Args:
+        delimiters: what ends a step of the grid's episodes.
+    """
     problems = []
     if about.get("method") not in METHODS:
         problems.append(
             f"{folder} holds labels of {about.get('method')!r}, which are no Monte-Carlo estimates of success (allowed: {', '.join(METHODS)})"
         )
+    if (made := as_delimiters(about.get("step_delimiter", []))) != delimiters:
+        problems.append(f"{folder} labels {shown(made)}, but the episodes are read in {shown(delimiters)}; give both the same --prm.step_delimiter")
     missing = [e.episode_id for e in grid.episodes if e.episode_id not in labels]
     if missing:
         problems.append(

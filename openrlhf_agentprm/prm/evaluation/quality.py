@@ -18,11 +18,12 @@ from . import SampleGrid, pad_turns
 _MIN_ALIVE = 0.05  # turns that fewer of the episodes reach are not reported
 
 
-def prm_quality(grid: SampleGrid, scores: Sequence[torch.Tensor]) -> dict[str, Any]:
+def prm_quality(grid: SampleGrid, scores: Sequence[torch.Tensor], *, probability: bool = True) -> dict[str, Any]:
     """AUC by turn, by turns left and at the end; calibration.
 
     Args:
         scores: q_K of each episode of the grid.
+        probability: they estimate the outcome; without it no Brier score and no calibration is told, as there is nothing to compare with it.
     """
     q_BK, mask_BK = pad_turns(scores)
     success_B, lengths_B = grid.success_GN.flatten(), grid.lengths_GN.flatten()
@@ -33,7 +34,7 @@ def prm_quality(grid: SampleGrid, scores: Sequence[torch.Tensor]) -> dict[str, A
     every_B = torch.ones_like(success_B)
     within, groups = _within_task(grid, last_B, every_B)
     ece, bins = metrics.calibration(last_B, success_B)
-    return {
+    found: dict[str, Any] = {
         "by_turn": _by_turn(grid, q_BK, lengths_B),
         "by_turns_left": _by_turns_left(grid, q_BK, lengths_B),
         "last": {
@@ -47,6 +48,11 @@ def prm_quality(grid: SampleGrid, scores: Sequence[torch.Tensor]) -> dict[str, A
             "calibration": bins,
         },
     }
+    if not probability:
+        for row in (*found["by_turn"], *found["by_turns_left"], found["last"]):
+            row |= {"brier": math.nan, "ece": math.nan}
+        found["last"]["calibration"] = []
+    return found
 
 
 def _by_turn(grid: SampleGrid, q_BK: torch.Tensor, lengths_B: torch.Tensor) -> list[dict[str, Any]]:

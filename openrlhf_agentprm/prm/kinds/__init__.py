@@ -53,8 +53,8 @@ class Trainable(Protocol):
 
 
 def kind_of(path: str) -> str:
-    """The registry's name of a checkpoint, by its record; of another maker's, by its class; of an address, `remote`."""
-    if is_url(path) or Path(path, "remote.json").is_file():
+    """The registry's name of a checkpoint, by its record; of another maker's, by its class; of an address or its file, `remote`."""
+    if is_url(path) or Path(path, "remote.json").is_file() or Path(path).is_file():  # checkpoints are folders
         return "remote"
     if by_file := next((kind for kind in ("ensemble", "generative") if Path(path, f"{kind}.json").is_file()), None):
         return by_file

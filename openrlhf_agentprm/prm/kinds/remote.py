@@ -26,7 +26,7 @@ from ...agents.chat import load_tokenizer
 from ...core.batches import ProcessScores
 from ...core.errors import UserError
 from ...data.layout import Span
-from ..model import Record
+from ..model import SCALES, Record
 from ..scoring import ScoreBatch, values_as_recorded
 from ..vocabulary import check_same_vocabulary, vocabulary_digest
 from .http import Address, WrongAnswer
@@ -85,8 +85,8 @@ class RemotePRM:
         """What a server of ours tells of its model; of others nothing is known, so their V counts as untrained."""
         prm = cls(read_settings(path))
         told = prm.health() if prm.settings.protocol == "agentprm" else {}
-        types = {"method": str, "values": str, "output": str, "value_trained": bool}
-        known = {name: told[name] for name, kind in types.items() if isinstance(told.get(name), kind)}
+        allowed = {"method": _is_text, "values": _is_text, "output": _is_text, "value_trained": _is_flag, "scale": _is_scale}
+        known = {name: told[name] for name, well in {**allowed, "step_delimiter": _are_ids}.items() if name in told and well(told[name])}
         return replace(prm.record, **known)
 
     def health(self) -> dict[str, Any]:
@@ -110,19 +110,20 @@ class RemotePRM:
         """
         tokens, spans = episodes_of(batch)
         size = self.settings.episodes_per_request
-        parts = [range(start, min(start + size, len(tokens))) for start in range(0, len(tokens), size)]
+        asked = [i for i, of_row in enumerate(spans) if of_row]  # a row without turns has no score
+        parts = [asked[start : start + size] for start in range(0, len(asked), size)]
         ask: Callable[..., list[_Turns]] = {"agentprm": self._episodes, "openrlhf": self._texts, "vllm-pooling": self._pooled}[
             self.settings.protocol
         ]
 
-        def scored(rows: range) -> list[_Turns]:
+        def scored(rows: list[int]) -> list[_Turns]:
             what = _identity(rows, tokens, spans, batch.names)
             return ask(what, [tokens[i] for i in rows], [spans[i] for i in rows])
 
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             found = [turns for part in pool.map(scored, parts) for turns in part]
         q_BK, v_BK = torch.zeros(batch.positions.mask_BK.shape), torch.zeros(batch.positions.mask_BK.shape)
-        for row, (q, v) in enumerate(found):
+        for row, (q, v) in zip(asked, found, strict=True):
             q_BK[row, : len(q)], v_BK[row, : len(v)] = torch.tensor(q), torch.tensor(v)
         if self.settings.protocol == "agentprm":  # V as the server reads it
             return ProcessScores(q_BK, v_BK)
@@ -150,8 +151,10 @@ class RemotePRM:
         payload |= {"model": self.settings.model} if self.settings.model else {}
 
         def read(answer: Any) -> list[_Turns]:
-            data = sorted(_list(answer, "data", len(tokens)), key=lambda entry: entry["index"] if isinstance(entry, dict) else 0)
-            return [self._at_turns(_list(entry, "data", len(t)), s) for entry, t, s in zip(data, tokens, spans, strict=True)]
+            data = {entry.get("index"): entry for entry in _list(answer, "data", len(tokens)) if _indexed(entry)}
+            if data.keys() != set(range(len(tokens))):
+                raise WrongAnswer(f"the entries have the indices {_brief(sorted(data))}; wanted 0 to {len(tokens) - 1}, each once")
+            return [self._at_turns(_list(data[i], "data", len(t)), s) for i, (t, s) in enumerate(zip(tokens, spans, strict=True))]
 
         return self.address.ask(what, payload, read)
 
@@ -179,7 +182,7 @@ def _full_url(settings: Settings) -> str:
     return base if path is None or base.endswith(path) else base + path
 
 
-def _identity(rows: range, tokens: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]], names: Sequence[str]) -> str:
+def _identity(rows: Sequence[int], tokens: Sequence[Sequence[int]], spans: Sequence[Sequence[Span]], names: Sequence[str]) -> str:
     """Which episodes are asked for: by name where they have one, else by their place in the batch; with a digest of their tokens."""
     told = []
     for i in rows[:4]:
@@ -197,6 +200,26 @@ def _list(answer: Any, key: str, count: int) -> list[Any]:
     if len(found) != count:
         raise WrongAnswer(f'"{key}" has {len(found)} entries; {count} were asked for')
     return found
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_scale(value: Any) -> bool:
+    return value in list(SCALES)
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(ids, list) and ids and all(type(i) is int for i in ids) for ids in value)
+
+
+def _indexed(entry: Any) -> bool:
+    return isinstance(entry, dict) and type(entry.get("index")) is int
 
 
 def _turns(entry: Any, count: int) -> _Turns:
