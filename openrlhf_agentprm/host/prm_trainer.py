@@ -76,6 +76,8 @@ class PRMTrainer:
             if batches[0] != epoch:
                 seed = self.args.train.seed + epoch
                 batches = epoch, batches_by_length(self.objective.lengths, self.args.train.batch_size, seed)
+            if hasattr(self.objective, "begin_step"):
+                self.objective.begin_step(step, epoch)
             row: dict[str, Any] = {"step": step + 1, "epoch": epoch, **self._step(batches[1][within])}
             if self.held_out and self._evaluates_at(step + 1, total):
                 row |= self.evaluate()
@@ -105,7 +107,8 @@ class PRMTrainer:
         """One optimizer step on a global batch of items."""
         started = time.perf_counter()
         self.engine.train()
-        parts = [self.objective.batch(m).to(self.device) for m in self._parts(items, self.objective.lengths)]
+        lengths = self.objective.lengths if self.args.ds.packing_samples else getattr(self.objective, "widths", self.objective.lengths)
+        parts = [self.objective.batch(m).to(self.device) for m in self._parts(items, lengths)]
         counts = torch.stack([self.objective.counts(part) for part in parts]).sum(0)
         dist.all_reduce(counts)
         counts = torch.where(counts > 0, counts, 1.0)

@@ -27,7 +27,8 @@ class Objective(Protocol):
     """One way to train a reward model: the trainer does steps, ranks and checkpoints.
 
     `lengths` has the tokens of each item; items are what batches are made of, episodes or pairs of them. `scale` says what `scores` mean, one of
-    `prm.model.SCALES`.
+    `prm.model.SCALES`. An objective whose items are several rows has `widths` too: the tokens of each item with its rows padded to the longest.
+    One that has `begin_step(step, epoch)` is told of each optimizer step, both counted from 0, before it makes the step's batches.
     """
 
     lengths: Sequence[int]

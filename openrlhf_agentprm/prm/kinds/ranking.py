@@ -94,7 +94,9 @@ class Preferences:
         problems = [f"{p}: no such turn" for p in self.pairs if any(turn >= len(self.episodes[e].turns) for e, turn in _sides(p))]
         if problems:
             raise UserError(problems[:10] + ([f"… and {len(problems) - 10} more"] if len(problems) > 10 else []))
-        self.lengths: Sequence[int] = [sum(spans_of(self.episodes[e])[turn][1] for e, turn in _sides(p)) for p in self.pairs]
+        tokens = [[spans_of(self.episodes[e])[turn][1] for e, turn in _sides(p)] for p in self.pairs]
+        self.lengths: Sequence[int] = [sum(both) for both in tokens]
+        self.widths: Sequence[int] = [2 * max(both) for both in tokens]
 
     def batch(self, items: Sequence[int]) -> PairBatch:
         pairs = [self.pairs[i] for i in items]
