@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.registry import LABELS
 from .train_prm_flags import build_parser
+from .train_prm_start import start_problems
 
 _SIZES = ("ring_attn_size", "tensor_parallel_size")
 
@@ -19,6 +20,8 @@ def problems_of_flags(args: Any) -> list[str]:
     found = trainable(args.prm.name).problems(args) + _unread(args)
     if not args.model.model_name_or_path:
         found.append("--model.model_name_or_path is required: a policy to start from, or a PRM")
+    else:
+        found += start_problems(args)
     if not args.data.dataset:
         found.append("--data.dataset is required: one or more episode stores, divided by commas")
     if not 0 <= args.eval.share < 1:
@@ -83,6 +86,7 @@ def _sidecar_problems(args: Any) -> list[str]:
     """A sidecar that holds something else than is wanted, and flags that would change labels which are made already."""
     from ..data.sidecar import read_about
     from ..prm.kinds import reads
+    from ..prm.model import SCALES
 
     if not reads(args, "label.sidecar"):
         return []
@@ -93,6 +97,8 @@ def _sidecar_problems(args: Any) -> list[str]:
         if made == args.label.name
         else [f"--label.sidecar {args.label.sidecar} was made by {made}, not by --label.name {args.label.name}"]
     )
+    if (scale := about.get("scale", "probability")) not in SCALES:
+        found.append(f"--label.sidecar {args.label.sidecar} says the scale {scale!r} (allowed: {', '.join(SCALES)})")
     if (holds == "pairs") != (args.loss.kind == "pairs"):
         takes = "wants pairs" if args.loss.kind == "pairs" else "wants targets of turns; pairs are for --loss.kind pairs"
         found.append(f"--label.sidecar {args.label.sidecar} holds {holds}, but --loss.kind {args.loss.kind} {takes}")

@@ -16,7 +16,7 @@ from ..core import metrics
 from ..core.errors import UserError
 from ..data.episode import Episode
 from ..prm.dataset import batches_by_length, collate, micro_batches, micro_batches_of_tokens
-from ..prm.model import Record
+from ..prm.model import ENDS_AS_OUTCOME, Record
 from ..prm.objective import Objective
 from ..prm.packing import check_apart
 from .best_weights import BestWeights
@@ -148,8 +148,8 @@ class PRMTrainer:
         dist.all_gather_object(gathered, (last, first, outcomes, tasks))
         last, first, outcomes, tasks = ([x for part in gathered for x in part[k]] for k in range(4))
         scores, labels = torch.tensor(last), torch.tensor(outcomes)
-        ordered = getattr(self.objective, "scale", "probability") == "order"  # its distance to the outcome means nothing
-        return ({} if ordered else {"eval_brier_last": metrics.brier(scores, labels)}) | {
+        near = getattr(self.objective, "scale", "probability") in ENDS_AS_OUTCOME  # of others the distance to the outcome means nothing
+        return ({"eval_brier_last": metrics.brier(scores, labels)} if near else {}) | {
             "eval_auc_last": metrics.auc(scores, labels > 0.5),
             "eval_auc_first": metrics.auc(torch.tensor(first), labels > 0.5),
             "eval_auc_last_within_task": metrics.auc_within(scores, labels > 0.5, tasks)[0],

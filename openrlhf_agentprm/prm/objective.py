@@ -15,6 +15,7 @@ from ..core.batches import LabelBatch
 from ..core.losses import agent_prm_loss, soft_bce_loss, turn_counts
 from ..core.registry import LABELS
 from ..data.episode import Episode
+from ..data.sidecar import read_about
 from .dataset import Labels, PRMBatch, collate
 from .replay import replay_weights
 
@@ -58,13 +59,12 @@ class TurnRegression:
         labels: targets made beforehand, in place of those that `--label.name` makes from the model's scores.
     """
 
-    scale = "probability"
-
     def __init__(self, train: Sequence[Episode], args: Any, labels: Labels | None = None) -> None:
         self.train = train
         self.args = args
         self.labels = labels
         self.lengths: Sequence[int] = [len(e.token_ids) for e in train]
+        self.scale = scale_of_labels(args)
         self.label = labeller(args) if labels is None else None
         self.replay = replay_weights(train, args.data.replay_decay) if args.data.replay_decay < 1 else None
 
@@ -149,6 +149,13 @@ def denominators(reduce: str, counts: torch.Tensor) -> dict[str, Any]:
 def read(model: Model, part: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """What a head gives at the ends and beginnings of turns of a `PRMBatch` or its like, through the engine that wraps the model."""
     return model(part.input_ids_BT, part.attention_mask_BT, part.positions.q_BK, part.positions.v_BK)
+
+
+def scale_of_labels(args: Any) -> str:
+    """What a score that is regressed on these labels is, one of `prm.model.SCALES`: a sidecar says it, else the label itself does."""
+    if sidecar := getattr(args.label, "sidecar", None):
+        return read_about(sidecar).get("scale", "probability")
+    return getattr(LABELS.load(args.label.name), "scale", "probability")
 
 
 def labeller(args: Any) -> Labeller:

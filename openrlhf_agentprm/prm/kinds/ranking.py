@@ -27,7 +27,9 @@ class Ranking(TurnRegression):
     A turn is right where its target is 0.5 or more. Turns without a label, or with a weight of 0, take no part; other weights are not read.
     """
 
-    scale = "order"
+    def __init__(self, train: Sequence[Episode], args: Any, labels: Labels | None = None) -> None:
+        super().__init__(train, args, labels)
+        self.scale = "order"
 
     def counts(self, part: PRMBatch) -> torch.Tensor:
         """Episodes with a labelled turn."""
