@@ -181,6 +181,7 @@ class PRMTrainer:
         args = self.args
         parts = [vars(args.prm), vars(args.label), vars(args.loss), vars(args.adam), vars(args.ds.lora), args.ds.param_dtype]
         parts += [len(self.objective.lengths), args.data.expert_dataset, args.data.next_actions, args.data.replay_decay, args.data.replay_share]
+        parts += [args.eval.share, args.eval.dataset]
         parts += [args.data.dataset, args.model.model_name_or_path, args.train.batch_size, args.train.seed, args.train.max_epochs]
         return json.dumps(parts, sort_keys=True, default=str)
 
@@ -196,4 +197,5 @@ class PRMTrainer:
                 "give this one a folder of its own, or leave out --ckpt.load_enable"
             )
         self.history = states["history"]
+        self.best.drop_lost(self.history)
         return int(states["step"])
