@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
-from openrlhf_agentprm.cli.train_prm import build_parser, fill_in
+from openrlhf_agentprm.cli.train_prm import build_parser, fill_in, split
 from openrlhf_agentprm.cli.train_prm_checks import problems_of_flags
 from openrlhf_agentprm.core.arguments import parse_nested
 from openrlhf_agentprm.core.batches import ProcessScores
@@ -117,6 +117,8 @@ def loss_of(objective, model, cuts):
     return total, model.score.weight.grad.clone()
 
 
+INVERSE = ["--prm.name", "inverse", "--data.expert_dataset", "d"]
+PATIENCE = ["--eval.share", "0.2", "--eval.patience", "2"]
 WAYS = {
     "mse": [],
     "soft_bce": ["--loss.kind", "soft_bce", "--label.name", "outcome_all", "--loss.reduce", "episodes"],
@@ -382,6 +384,16 @@ def test_an_ensemble_takes_members_of_any_kind_that_mean_the_same(bpe_policy, ma
         (["--loss.zeta", "2"], "--loss.zeta is given, but --prm.name scalar with --loss.kind mse does not read it"),
         (["--loss.kind", "pqm"], "--loss.kind pqm wants turns that are right .* give --label.sidecar"),
         (["--loss.kind", "pqm", "--label.sidecar", "<targets>", "--loss.beta", "2"], "--loss.beta is given, but .* pqm does not read it"),
+        (["--label.name", "outcome_all", "--label.gamma", "0.9"], "--label.gamma is given, .* not read it .labels td_gae and td_qv do"),
+        (["--label.sidecar", "<targets>", "--label.lambd", "0.5"], "--label.lambd is given, but"),
+        (["--label.sidecar", "<targets>", "--label.bootstrap_enable"], "--label.bootstrap_enable is given, but"),
+        (["--label.name", "outcome_last", "--label.dense_rewards_enable"], "--label.dense_rewards_enable is given, but"),
+        (["--prm.name", "heads", "--prm.kappa", "2"], "--prm.kappa is given, .* .heads with --prm.combine lcb does"),
+        ([*INVERSE, "--loss.target_every", "3"], "--loss.target_every is given, .* --loss.inverse_next target does"),
+        (["--eval.metric", "auc_last"], "--eval.metric auc_last is what --eval.patience goes by, which is not given"),
+        ([*INVERSE, *PATIENCE], "brier_last, which these scores do not have .only which of two scores is higher.*take --eval.metric auc_last"),
+        (["--prm.name", "trajectory", *PATIENCE], "brier_last, which these scores do not have"),
+        (["--prm.name", "implicit", "--loss.implicit_output", "linear", *PATIENCE], "brier_last, which these scores do not have"),
         (["--loss.kind", "pairs"], "--loss.kind pairs wants preference pairs"),
         (["--loss.kind", "pairs", "--label.sidecar", "<targets>"], "holds targets, but --loss.kind pairs wants pairs"),
         (["--label.sidecar", "<pairs>"], "holds pairs, but --loss.kind mse wants targets of turns"),
@@ -415,6 +427,25 @@ def test_training_goes_on_from_the_same_head_only(bpe_policy, tmp_path):
     assert len(sigmoid) == 1 and "--loss.kind soft_bce trains a sigmoid output, but" in sigmoid[0]
     for start, *flags in (("scalar", "spa"), ("two_head", "two_head"), ("heads", "heads", "--prm.heads", 2), ("implicit", "scalar")):
         assert problems_of_flags(flags_of(tmp_path / start, "--prm.name", *flags)) == []
+
+
+def test_flags_that_are_read_are_taken(bpe_policy, made):
+    for flags in (
+        ["--label.name", "td_qv", "--label.gamma", "0.9", "--label.bootstrap_enable"],
+        ["--prm.name", "heads", "--prm.combine", "lcb", "--prm.kappa", "2"],
+        [*INVERSE, "--loss.inverse_next", "target", "--loss.target_every", "3", *PATIENCE, "--eval.metric", "auc_last"],
+        ["--prm.name", "implicit", *PATIENCE],
+        ["--prm.name", "spa", *PATIENCE],
+    ):
+        assert problems_of_flags(flags_of(bpe_policy, *flags)) == []
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(bpe_policy):
+    args = flags_of(bpe_policy, "--eval.share", "0.999999")
+    with pytest.raises(UserError, match="--eval.share 0.999999 holds out all 2 task.s. of d, and none is left"):
+        split(EPISODES, args)
+    args.eval.share = 0.0
+    assert split(EPISODES, args) == (EPISODES, [])
 
 
 def test_tasks_of_one_outcome_have_nothing_to_compare(bpe_policy):

@@ -115,7 +115,8 @@ class HeadsPRM(ScalarPRM):
 
     @staticmethod
     def reads(args: Any) -> Collection[str]:
-        return (*LABELLED, "prm.heads", "prm.combine", "prm.kappa", "prm.bootstrap_disable")
+        kappa = ("prm.kappa",) if args.prm.combine == "lcb" else ()
+        return (*LABELLED, "prm.heads", "prm.combine", *kappa, "prm.bootstrap_disable")
 
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:

@@ -63,7 +63,8 @@ class InversePRM(ScalarPRM):
 
     @staticmethod
     def reads(args: Any) -> Collection[str]:
-        return ("loss.inverse_*", "loss.target_every", "data.expert_dataset", "data.next_actions")
+        target = ("loss.target_every",) if args.loss.inverse_next == "target" else ()
+        return ("loss.inverse_*", *target, "data.expert_dataset", "data.next_actions")
 
     @staticmethod
     def recorded(args: Any) -> dict[str, Any]:
