@@ -23,7 +23,9 @@ def start_problems(args: Any) -> list[str]:
     one_label = getattr(kind, "labels", None) == 1
     if before.kind != name and not (before.kind == "scalar" and one_label):
         also = " or scalar" if one_label and name != "scalar" else ""
-        return [f"{start} is of kind {before.kind}; --prm.name {name} goes on from one of kind {name}{also}, or starts from a language model"]
+        return [
+            f"{start} is of kind {before.kind}; --prm.name {name} goes on from one of kind {name}{also}, or starts from a language model"
+        ]
     if name == "heads" and (heads := read_config(start).num_labels) != args.prm.heads:
         return [f"--prm.heads is {args.prm.heads}, but {start} has {heads}"]
     if name not in _LANGUAGE_MODELS and (output := kind.recorded(args).get("output", "linear")) != before.output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -66,11 +67,26 @@ class BestWeights:
                 dist.barrier()
             whole.touch()
 
+    def resume(self, history: Sequence[dict[str, Any]]) -> None:
+        """
+        Raises:
+            UserError: this training has finished, and would only put later weights in the place of its best ones.
+        """
+        file, (step, _) = self.folder.parent / "history.jsonl", best_of(history, self.metric)
+        finished = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        same = [row for row in history if row["step"] == step and any(row.items() <= other.items() for other in finished)]
+        if self.patience is not None and same and not self.folder.is_dir():
+            raise UserError(
+                f"this training has finished: {file.parent} has the weights of its best evaluation, step {step}. To train on from them give that "
+                "folder as --model.model_name_or_path and another --ckpt.output_dir; to train anew leave out --ckpt.load_enable"
+            )
+        self.drop_lost(history)
+
     def drop_lost(self, history: Sequence[dict[str, Any]]) -> None:
         """Mark the evaluations so far as lost if the best one's weights are gone, so that training looks for the best of those to come.
 
-        They are where a better one that came behind the state that is resumed took their place, where the training was killed as they were
-        written, and where it had finished and now goes on.
+        They are where a better one that came behind the state that is resumed took their place, and where the training was killed as they were
+        written.
         """
         step, _ = best_of(history, self.metric)
         if self.patience is None or not step or _on_all((self.folder / f"best_step{step}" / _WHOLE).is_file()):

@@ -197,5 +197,5 @@ class PRMTrainer:
                 "give this one a folder of its own, or leave out --ckpt.load_enable"
             )
         self.history = states["history"]
-        self.best.drop_lost(self.history)
+        self.best.resume(self.history)
         return int(states["step"])

@@ -241,7 +241,12 @@ def test_a_training_whose_best_state_is_gone_goes_on_and_takes_the_best_of_what_
         best.keep(rows)
     best.restore(rows)
     assert disk.loaded == "best_step4" and best.told(rows)["best_step"] == 4
+    best.resume(rows)
     best.forget()
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="this training has finished: .* of its best evaluation, step 4"):
+        best.resume(rows[:4])
+    best.resume([{"step": 4, "eval_brier_last": 0.5}])  # another training's state, in the folder of this one
     disk.loaded = None
     best.restore(rows)
     assert disk.loaded is None and best.told(rows)["best_step"] == 0, "the last weights stay, and the record names no best step"

@@ -134,7 +134,15 @@ WAYS = {
     "hierarchical of a sidecar": ["--prm.name", "hierarchical", "--label.sidecar", "<targets>"],
     "heads": ["--prm.name", "heads", "--prm.heads", "3"],
     "heads by episodes": [
-        "--prm.name", "heads", "--loss.kind", "soft_bce", "--label.name", "outcome_all", "--loss.reduce", "episodes", "--prm.bootstrap_disable",
+        "--prm.name",
+        "heads",
+        "--loss.kind",
+        "soft_bce",
+        "--label.name",
+        "outcome_all",
+        "--loss.reduce",
+        "episodes",
+        "--prm.bootstrap_disable",
     ],
 }
 

@@ -19,7 +19,7 @@ def marked(ids: Sequence[int], spans: Sequence[Span], separator_ids: Sequence[in
     ([1, 2, 3, 7, 8, 9, 5], [(1, 5), (1, 5)])
     """
     out: list[int] = []
-    places = []
+    places: list[Span] = []
     done = 0
     for start, end in spans:
         out += ids[done:start]
