@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
 from ..core.errors import UserError
 from ..core.verdicts import agreement, relative_drop, wrong_from_the_first
-from ..data.sidecar import Sidecar
+from ..data.sidecar import Sidecar, read_about
 from ..data.store import EpisodeStore
 from .given import NO_COST, Rows, Scored, check_flags, check_given, check_numbers, padded, targets_in
 from .paths import paths_of
@@ -17,6 +18,8 @@ from .paths import paths_of
 
 class autopsv:
     """Registry entry `autopsv`, offline: Q̂ = 1[(V_t − V_{t−1}) / V_{t−1} > threshold], V a verifier's confidence (arXiv 2405.16802)."""
+
+    scale = "judgement"
 
     @staticmethod
     def annotate(
@@ -51,6 +54,11 @@ class autopsv:
 
 class consensus:
     """Registry entry `consensus`, offline: labels of one method, kept where a second judge agrees (arXiv 2501.07301)."""
+
+    @staticmethod
+    def scale(options: Mapping[str, Any]) -> str:
+        """That of the labels that are filtered, unless they become verdicts."""
+        return "judgement" if options.get("hard") else read_about(str(options["mc"])).get("scale", "probability")
 
     @staticmethod
     def annotate(

@@ -67,6 +67,8 @@ class rpe:
     MC(s_t) is the value behind the turn before; of the episode's start it takes completions from there.
     """
 
+    scale = "judgement"
+
     @staticmethod
     def annotate(store: EpisodeStore, *, complete: Complete, samples: int = 16, threshold: float = 0.8) -> Sidecar:
         """
@@ -85,6 +87,8 @@ class shaped:
     The completions are μ's (--policy.model_name_or_path): Q^μ is its share of success behind a turn, V^μ that behind the turn before, of the
     episode's start by completions from there. Targets lie in [−α, 1].
     """
+
+    scale = "judgement"
 
     @staticmethod
     def annotate(store: EpisodeStore, *, complete: Complete, q: str | None = None, samples: int = 16, alpha: float = 0.5) -> Sidecar:

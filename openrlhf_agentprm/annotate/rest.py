@@ -18,6 +18,8 @@ class rest_mcts:
     is hard in its released code (1 if any success lies behind it, else −1); the soft one is ours.
     """
 
+    scale = "judgement"
+
     @staticmethod
     def annotate(store: EpisodeStore, *, quality: str = "hard", mc: str | None = None) -> Sidecar:
         """V_t = max(0, V_{t−1} + (1 − V_{t−1}) r_t / m_t), see `core.visits.weighted_values`; episodes of tasks never solved get no label.

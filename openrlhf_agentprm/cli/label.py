@@ -102,10 +102,18 @@ def main(argv: Sequence[str]) -> int:
     began = time.monotonic()
     sidecar = method.annotate(_in_steps(args, store, about), **given)
     sidecar.cost["seconds"] = round(time.monotonic() - began, 3)
+    if (scale := _scale(method, args.label.options)) != "probability":
+        about["scale"] = scale
     sidecar.save(args.label.output, about)
     for name, value in {**sidecar.figures, **sidecar.cost}.items():
         print(f"{name.replace('_', ' '):<24} {value}")
     return 0
+
+
+def _scale(method: Any, options: dict[str, Any]) -> str:
+    """What the targets are, one of `prm.model.SCALES`: the method's own `scale`, by its options where these decide."""
+    scale = getattr(method, "scale", "probability")
+    return scale(options) if callable(scale) else scale
 
 
 def _in_steps(args: Any, store: EpisodeStore, about: dict[str, Any]) -> EpisodeStore:

@@ -44,7 +44,7 @@ def train(args: Any) -> None:
     from ..host.cpu import prepare_environment
     from ..host.launch import stand_alone
     from ..host.prm_strategy import set_up
-    from ..prm.dataset import attach_labels, shuffle_outcomes, split_by_task
+    from ..prm.dataset import attach_labels, shuffle_outcomes
     from ..prm.kinds import trainable
     from ..prm.replay import cap_older
     from ..prm.steps import step_loader
@@ -66,10 +66,10 @@ def train(args: Any) -> None:
         attach_labels(data, labels)
     if args.label.shuffle_seed is not None:
         shuffle_outcomes(data.episodes, args.label.shuffle_seed)
-    episodes, held_out = split_by_task(data.episodes, args.eval.share)
+    episodes, held_out = split(data.episodes, args)
     if args.eval.dataset:
         held_out = load_data(args.eval.dataset.split(","), max_len=args.data.max_len).episodes
-    episodes = cap_older(episodes, args.data.replay_share, data.left_out) if episodes else episodes
+    episodes = cap_older(episodes, args.data.replay_share, data.left_out)
     if args.eval.patience is not None and not held_out:
         raise UserError("--eval.patience: no episode is held out; raise --eval.share, or give --eval.dataset")
     check_vocabulary(args.model.model_name_or_path, args.data.dataset, episodes)
@@ -81,6 +81,24 @@ def train(args: Any) -> None:
         items = "episodes" if not of else "items"
         raise UserError(f"{len(objective.lengths)} {items}{of} do not fill one batch of --train.batch_size {args.train.batch_size}")
     _train(args, strategy, tokenizer, objective, episodes, held_out, data)
+
+
+def split(episodes: list[Any], args: Any) -> tuple[list[Any], list[Any]]:
+    """(training, held out) by `--eval.share`.
+
+    Raises:
+        UserError: nothing is left to train on.
+    """
+    from ..core.errors import UserError
+    from ..prm.dataset import split_by_task
+
+    training, held_out = split_by_task(episodes, args.eval.share)
+    if not training:
+        raise UserError(
+            f"--eval.share {args.eval.share:g} holds out all {len({e.task_id for e in held_out})} task(s) of {args.data.dataset}, and none is left "
+            "to train on; lower it, or give --eval.dataset in its place"
+        )
+    return training, held_out
 
 
 def _train(args: Any, strategy: Any, tokenizer: Any, objective: Any, episodes: list[Any], held_out: list[Any], data: PRMData) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 
 from ..core.registry import LABELS
 from .train_prm_flags import build_parser
+from .train_prm_start import start_problems
 
+_READ_BY = {
+    **dict.fromkeys(("label.gamma", "label.lambd", "label.bootstrap_enable"), " (labels td_gae and td_qv do, made while training)"),
+    "label.dense_rewards_enable": " (labels td_gae and td_qv do)",
+    "loss.target_every": " (inverse with --loss.inverse_next target does)",
+    "prm.kappa": " (heads with --prm.combine lcb does)",
+}
 _SIZES = ("ring_attn_size", "tensor_parallel_size")
 
 
@@ -19,6 +26,8 @@ def problems_of_flags(args: Any) -> list[str]:
     found = trainable(args.prm.name).problems(args) + _unread(args)
     if not args.model.model_name_or_path:
         found.append("--model.model_name_or_path is required: a policy to start from, or a PRM")
+    else:
+        found += start_problems(args)
     if not args.data.dataset:
         found.append("--data.dataset is required: one or more episode stores, divided by commas")
     if not 0 <= args.eval.share < 1:
@@ -43,6 +52,7 @@ def problems_of_flags(args: Any) -> list[str]:
 def _data_problems(args: Any) -> list[str]:
     """What is wrong with the flags of `_add_data_flags`."""
     from ..prm.kinds import trainable
+    from ..prm.model import ENDS_AS_OUTCOME, SCALES
 
     found: list[str] = []
     data = args.data
@@ -62,6 +72,13 @@ def _data_problems(args: Any) -> list[str]:
         found.append(f"--eval.patience is {args.eval.patience}; wanted at least 1 evaluation")
     if args.eval.patience is not None and not (args.eval.share or args.eval.dataset):
         found.append("--eval.patience wants held-out episodes: --eval.share of the tasks, or --eval.dataset")
+    if args.eval.patience is None and args.eval.metric != "brier_last":
+        found.append(f"--eval.metric {args.eval.metric} is what --eval.patience goes by, which is not given")
+    if args.eval.patience is not None and args.eval.metric == "brier_last" and (scale := _scale(args)) not in ENDS_AS_OUTCOME:
+        found.append(
+            f"--eval.patience goes by --eval.metric brier_last, which these scores do not have ({SCALES[scale]}); take --eval.metric auc_last, or "
+            "auc_last_within_task where tasks have successes and failures both"
+        )
     if args.ds.packing_samples and "packing" not in supports:
         found.append(f"--ds.packing_samples is not supported by --prm.name {args.prm.name}")
     if args.ds.packing_samples and args.ds.attn_implementation == "eager":
@@ -69,20 +86,31 @@ def _data_problems(args: Any) -> list[str]:
     return found
 
 
+def _scale(args: Any) -> str:
+    """What the finished model's scores are, one of `prm.model.SCALES`."""
+    from ..prm.kinds import trainable
+    from ..prm.model import SCALES
+
+    kind = trainable(args.prm.name)
+    scale = kind.scale(args) if hasattr(kind, "scale") else kind.recorded(args).get("scale", "probability")
+    return scale if scale in SCALES else "probability"  # what a sidecar says wrongly is told by itself
+
+
 def _unread(args: Any) -> list[str]:
-    """Flags that were given and that the kind, or the loss, does not read."""
+    """Flags that were given and that the kind, the loss or the label does not read."""
     from ..prm.kinds import flags, reads
 
     defaults = {action.dest: action.default for action in build_parser()._actions}
     given = [name for name, value in flags(args) if name in defaults and value != defaults[name]]
     which = f"--prm.name {args.prm.name}" + (f" with --loss.kind {args.loss.kind}" if reads(args, "loss.kind") else "")
-    return [f"--{name} is given, but {which} does not read it" for name in given if not reads(args, name)]
+    return [f"--{name} is given, but {which} does not read it{_READ_BY.get(name, '')}" for name in given if not reads(args, name)]
 
 
 def _sidecar_problems(args: Any) -> list[str]:
     """A sidecar that holds something else than is wanted, and flags that would change labels which are made already."""
     from ..data.sidecar import read_about
     from ..prm.kinds import reads
+    from ..prm.model import SCALES
 
     if not reads(args, "label.sidecar"):
         return []
@@ -93,12 +121,13 @@ def _sidecar_problems(args: Any) -> list[str]:
         if made == args.label.name
         else [f"--label.sidecar {args.label.sidecar} was made by {made}, not by --label.name {args.label.name}"]
     )
+    if (scale := about.get("scale", "probability")) not in SCALES:
+        found.append(f"--label.sidecar {args.label.sidecar} says the scale {scale!r} (allowed: {', '.join(SCALES)})")
     if (holds == "pairs") != (args.loss.kind == "pairs"):
         takes = "wants pairs" if args.loss.kind == "pairs" else "wants targets of turns; pairs are for --loss.kind pairs"
         found.append(f"--label.sidecar {args.label.sidecar} holds {holds}, but --loss.kind {args.loss.kind} {takes}")
     given = {
         "--label.options": args.label.options,
-        "--label.bootstrap_enable": args.label.bootstrap_enable,
         "--label.dense_rewards_enable": args.label.dense_rewards_enable,
         "--label.shuffle_seed": args.label.shuffle_seed is not None,
     }

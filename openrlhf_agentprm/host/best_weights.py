@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from ..core.errors import UserError
 
+logger = logging.getLogger(__name__)
+_WHOLE = "whole"  # a file in a state's folder: every process has written its part
 METRICS = {"brier_last": -1, "auc_last": 1, "auc_first": 1, "auc_last_within_task": 1}
 """What `--eval.metric` may name: figures of the held-out episodes, and 1 where more is better."""
 
 
 def best_of(history: Sequence[dict[str, Any]], metric: str) -> tuple[int, int]:
-    """(step of the best evaluation, the earliest of equals; evaluations since), or (0, 0) before the first."""
-    found = [(METRICS[metric] * row[f"eval_{metric}"], row["step"]) for row in history if f"eval_{metric}" in row]
+    """(step of the best evaluation, the earliest of equals; evaluations since), or (0, 0) before the first; rows marked `lost` are passed over."""
+    found = [(METRICS[metric] * row[f"eval_{metric}"], row["step"]) for row in history if f"eval_{metric}" in row and not row.get("lost")]
     if not found:
         return 0, 0
     place = max(range(len(found)), key=lambda i: (found[i][0], -i))
@@ -53,20 +59,54 @@ class BestWeights:
             )
         row["best"] = best_of(history, self.metric)[0] == row["step"]
         if row["best"]:  # the host keeps one state whose name begins so
-            self.strategy.save_ckpt(
-                self.engine, str(self.folder), f"best_step{row['step']}", self.ckpt.max_num, self.ckpt.max_mem, {}, save_latest=False
+            tag = f"best_step{row['step']}"
+            whole = self.folder / tag / _WHOLE
+            whole.unlink(missing_ok=True)
+            self.strategy.save_ckpt(self.engine, str(self.folder), tag, self.ckpt.max_num, self.ckpt.max_mem, {}, save_latest=False)
+            if _together():
+                dist.barrier()
+            whole.touch()
+
+    def resume(self, history: Sequence[dict[str, Any]]) -> None:
+        """
+        Raises:
+            UserError: this training has finished, and would only put later weights in the place of its best ones.
+        """
+        file, (step, _) = self.folder.parent / "history.jsonl", best_of(history, self.metric)
+        finished = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        same = [row for row in history if row["step"] == step and any(row.items() <= other.items() for other in finished)]
+        if self.patience is not None and same and not self.folder.is_dir():
+            raise UserError(
+                f"this training has finished: {file.parent} has the weights of its best evaluation, step {step}. To train on from them give that "
+                "folder as --model.model_name_or_path and another --ckpt.output_dir; to train anew leave out --ckpt.load_enable"
             )
+        self.drop_lost(history)
+
+    def drop_lost(self, history: Sequence[dict[str, Any]]) -> None:
+        """Mark the evaluations so far as lost if the best one's weights are gone, so that training looks for the best of those to come.
+
+        They are where a better one that came behind the state that is resumed took their place, and where the training was killed as they were
+        written.
+        """
+        step, _ = best_of(history, self.metric)
+        if self.patience is None or not step or _on_all((self.folder / f"best_step{step}" / _WHOLE).is_file()):
+            return
+        logger.warning("the weights of step %d, the best so far, are not in %s; the evaluations up to here do not count", step, self.folder)
+        for row in history:
+            if any(name.startswith("eval_") for name in row):
+                row["lost"] = True
 
     def patience_is_over(self, history: Sequence[dict[str, Any]]) -> bool:
         return self.patience is not None and best_of(history, self.metric)[1] >= self.patience
 
     def restore(self, history: Sequence[dict[str, Any]]) -> None:
-        """Go back to the best evaluation's weights, if a later step was trained."""
+        """Go back to the best evaluation's weights, if a later step was trained; without them, the last ones stay."""
         if self.patience is None:
             return
+        self.drop_lost(history)
         step, since = best_of(history, self.metric)
-        if since and self.strategy.load_ckpt(self.engine, str(self.folder), tag=f"best_step{step}")[0] is None:
-            raise UserError(f"the weights of step {step}, the best, are no longer in {self.folder}; train again without --ckpt.load_enable")
+        if since:
+            self.strategy.load_ckpt(self.engine, str(self.folder), tag=f"best_step{step}")
 
     def told(self, history: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """What the checkpoint's record says of it."""
@@ -78,3 +118,16 @@ class BestWeights:
         """Remove the folder: the finished checkpoint has those weights."""
         if self.strategy.is_rank_0():
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _on_all(there: bool) -> bool:
+    """Whether it is so on every process: each node may have a disk of its own."""
+    if not _together():
+        return there
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, there)
+    return all(found)

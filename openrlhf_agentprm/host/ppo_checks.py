@@ -198,7 +198,7 @@ def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[st
     if values and record.scale != "probability":
         return [
             f"{path} (kind {record.kind}) cannot give values: {SCALES[record.scale]}; take --algo.advantage.values critic, or a PRM whose scores "
-            "estimate the outcome (scalar with --loss.kind mse or soft_bce, two_head, heads, hierarchical)"
+            "estimate the outcome (scalar with --loss.kind mse or soft_bce, two_head, heads, hierarchical, on labels that do)"
         ]
     if ours and record.scale == "order":
         logger.warning("%s: %s, so the unit of its process rewards is arbitrary; choose their weight with care", path, SCALES["order"])

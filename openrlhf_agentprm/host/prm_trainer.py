@@ -16,7 +16,7 @@ from ..core import metrics
 from ..core.errors import UserError
 from ..data.episode import Episode
 from ..prm.dataset import batches_by_length, collate, micro_batches, micro_batches_of_tokens
-from ..prm.model import Record
+from ..prm.model import ENDS_AS_OUTCOME, Record
 from ..prm.objective import Objective
 from ..prm.packing import check_apart
 from .best_weights import BestWeights
@@ -76,6 +76,8 @@ class PRMTrainer:
             if batches[0] != epoch:
                 seed = self.args.train.seed + epoch
                 batches = epoch, batches_by_length(self.objective.lengths, self.args.train.batch_size, seed)
+            if hasattr(self.objective, "begin_step"):
+                self.objective.begin_step(step, epoch)
             row: dict[str, Any] = {"step": step + 1, "epoch": epoch, **self._step(batches[1][within])}
             if self.held_out and self._evaluates_at(step + 1, total):
                 row |= self.evaluate()
@@ -105,7 +107,8 @@ class PRMTrainer:
         """One optimizer step on a global batch of items."""
         started = time.perf_counter()
         self.engine.train()
-        parts = [self.objective.batch(m).to(self.device) for m in self._parts(items, self.objective.lengths)]
+        lengths = self.objective.lengths if self.args.ds.packing_samples else getattr(self.objective, "widths", self.objective.lengths)
+        parts = [self.objective.batch(m).to(self.device) for m in self._parts(items, lengths)]
         counts = torch.stack([self.objective.counts(part) for part in parts]).sum(0)
         dist.all_reduce(counts)
         counts = torch.where(counts > 0, counts, 1.0)
@@ -145,8 +148,8 @@ class PRMTrainer:
         dist.all_gather_object(gathered, (last, first, outcomes, tasks))
         last, first, outcomes, tasks = ([x for part in gathered for x in part[k]] for k in range(4))
         scores, labels = torch.tensor(last), torch.tensor(outcomes)
-        ordered = getattr(self.objective, "scale", "probability") == "order"  # its distance to the outcome means nothing
-        return ({} if ordered else {"eval_brier_last": metrics.brier(scores, labels)}) | {
+        near = getattr(self.objective, "scale", "probability") in ENDS_AS_OUTCOME  # of others the distance to the outcome means nothing
+        return ({"eval_brier_last": metrics.brier(scores, labels)} if near else {}) | {
             "eval_auc_last": metrics.auc(scores, labels > 0.5),
             "eval_auc_first": metrics.auc(torch.tensor(first), labels > 0.5),
             "eval_auc_last_within_task": metrics.auc_within(scores, labels > 0.5, tasks)[0],
@@ -178,6 +181,7 @@ class PRMTrainer:
         args = self.args
         parts = [vars(args.prm), vars(args.label), vars(args.loss), vars(args.adam), vars(args.ds.lora), args.ds.param_dtype]
         parts += [len(self.objective.lengths), args.data.expert_dataset, args.data.next_actions, args.data.replay_decay, args.data.replay_share]
+        parts += [args.eval.share, args.eval.dataset]
         parts += [args.data.dataset, args.model.model_name_or_path, args.train.batch_size, args.train.seed, args.train.max_epochs]
         return json.dumps(parts, sort_keys=True, default=str)
 
@@ -193,4 +197,5 @@ class PRMTrainer:
                 "give this one a folder of its own, or leave out --ckpt.load_enable"
             )
         self.history = states["history"]
+        self.best.resume(self.history)
         return int(states["step"])

@@ -185,7 +185,7 @@ def micro_batches_of_tokens(
 
     Args:
         shares: items of each rank; one that has fewer than another has micro-batches may end with empty ones.
-        lengths: tokens of every item.
+        lengths: tokens of every item; of an item of several rows, unless `packed`, with its rows padded to the longest.
         max_tokens: what a micro-batch holds, padding counted unless `packed`; a longer item is one of its own.
     """
     cuts = []

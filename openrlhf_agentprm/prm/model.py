@@ -28,7 +28,9 @@ SCALES = {  # what a score is
     "probability": "Q estimates the outcome",
     "share": "Q is the share of the outcome that is earned so far",
     "order": "only which of two scores is higher means something",
+    "judgement": "Q judges the turn by a rule of its label and does not estimate the outcome",
 }
+ENDS_AS_OUTCOME = ("probability", "share")  # scales whose last score estimates the outcome, so that its squared error means something
 QWEN_MATH_PRM = "Qwen2ForProcessRewardModel"  # the class that its makers' configuration names
 _RECORD = "agentprm.json"
 
@@ -87,6 +89,8 @@ def start_from(
 ) -> Any:
     """A PRM to be trained: a checkpoint of ours as it is, a two-label one of TRL as one label, or a language model's backbone under a fresh head.
 
+    Two labels with a record are two heads of ours (`two_head`, `heads`), which no difference makes one score of.
+
     Args:
         labels: scores a token.
         whole: makes weights that are partitioned over processes whole for a while (the host's `whole_weights`).
@@ -95,7 +99,7 @@ def start_from(
         UserError: the model has no token-classification class, or cannot be loaded.
     """
     config = read_config(model_name_or_path)
-    if labels == 1 and is_two_label(config):
+    if labels == 1 and is_two_label(config) and Record.load(model_name_or_path).method == "unknown":
         from .kinds.foreign_weights import one_label
 
         model = _load(model_name_or_path, config, dtype, attn_implementation)
@@ -176,7 +180,8 @@ def check_head(model: Any, path: str, labels: int | None = 1) -> None:
         )
     if labels is not None and score.out_features != labels:
         kind = "a scalar PRM" if labels == 1 else "this one"
-        more = "; --prm.name trl scores such a checkpoint, and cli.train_prm starts from it" if (labels, score.out_features) == (1, 2) else ""
+        foreign = (labels, score.out_features) == (1, 2) and Record.load(path).method == "unknown"
+        more = "; --prm.name trl scores such a checkpoint, and cli.train_prm starts from it" if foreign else ""
         raise UserError(f"{path!r} scores {score.out_features} label{'s' * (score.out_features != 1)} a token; {kind} has {labels}{more}")
     if score.bias is not None:
         raise UserError(

@@ -15,6 +15,7 @@ from ..core.batches import LabelBatch
 from ..core.losses import agent_prm_loss, soft_bce_loss, turn_counts
 from ..core.registry import LABELS
 from ..data.episode import Episode
+from ..data.sidecar import read_about
 from .dataset import Labels, PRMBatch, collate
 from .replay import replay_weights
 
@@ -27,7 +28,8 @@ class Objective(Protocol):
     """One way to train a reward model: the trainer does steps, ranks and checkpoints.
 
     `lengths` has the tokens of each item; items are what batches are made of, episodes or pairs of them. `scale` says what `scores` mean, one of
-    `prm.model.SCALES`.
+    `prm.model.SCALES`. An objective whose items are several rows has `widths` too: the tokens of each item with its rows padded to the longest.
+    One that has `begin_step(step, epoch)` is told of each optimizer step, both counted from 0, before it makes the step's batches.
     """
 
     lengths: Sequence[int]
@@ -57,13 +59,12 @@ class TurnRegression:
         labels: targets made beforehand, in place of those that `--label.name` makes from the model's scores.
     """
 
-    scale = "probability"
-
     def __init__(self, train: Sequence[Episode], args: Any, labels: Labels | None = None) -> None:
         self.train = train
         self.args = args
         self.labels = labels
         self.lengths: Sequence[int] = [len(e.token_ids) for e in train]
+        self.scale = scale_of_labels(args)
         self.label = labeller(args) if labels is None else None
         self.replay = replay_weights(train, args.data.replay_decay) if args.data.replay_decay < 1 else None
 
@@ -148,6 +149,13 @@ def denominators(reduce: str, counts: torch.Tensor) -> dict[str, Any]:
 def read(model: Model, part: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """What a head gives at the ends and beginnings of turns of a `PRMBatch` or its like, through the engine that wraps the model."""
     return model(part.input_ids_BT, part.attention_mask_BT, part.positions.q_BK, part.positions.v_BK)
+
+
+def scale_of_labels(args: Any) -> str:
+    """What a score that is regressed on these labels is, one of `prm.model.SCALES`: a sidecar says it, else the label itself does."""
+    if sidecar := getattr(args.label, "sidecar", None):
+        return read_about(sidecar).get("scale", "probability")
+    return getattr(LABELS.load(args.label.name), "scale", "probability")
 
 
 def labeller(args: Any) -> Labeller:

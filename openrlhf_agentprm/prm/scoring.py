@@ -106,10 +106,7 @@ class ScalarPRM:
     def problems(args: Any) -> list[str]:
         from .kinds.losses import LOSSES
 
-        found, start = list(LOSSES[args.loss.kind].problems(args)), args.model.model_name_or_path
-        if start and (before := Record.load(start)).method != "unknown" and before.output != OUTPUTS[args.loss.kind]:
-            found.append(f"--loss.kind {args.loss.kind} trains a {OUTPUTS[args.loss.kind]} output, but {start} has a {before.output} one")
-        return found
+        return LOSSES[args.loss.kind].problems(args)
 
     @staticmethod
     def reads(args: Any) -> Collection[str]:

@@ -303,6 +303,9 @@ def test_the_command_labels_and_refuses(verifier, count_store, tmp_path, capsys)
     line = ["--data.dataset", str(count_store), "--label.output", str(tmp_path / "out"), "--label.name"]
     assert label.main([*line, "autopsv", "--label.options", f'{{"prm": "{verifier}"}}']) == 0
     about = read_about(tmp_path / "out")
+    assert about["scale"] == "judgement" and consensus.scale({"mc": str(tmp_path / "out")}) == "judgement"
+    mc = labels(tmp_path / "of_outcomes", list(EpisodeStore(count_store).episodes())[:1], [[1.0]])
+    assert consensus.scale({"mc": mc}) == "probability" and consensus.scale({"mc": mc, "hard": True}) == "judgement"
     assert about["method"] == "autopsv" and about["kind"] == "targets" and {"seconds", "scored_tokens"} <= about["cost"].keys()
     assert "mean target" in capsys.readouterr().out and read_labels(tmp_path / "out")
     refused = {

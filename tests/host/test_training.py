@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +203,53 @@ def test_a_figure_that_does_not_exist_is_no_reason_to_go_on():
     for row in ({"eval_auc_last_within_task": float("nan")}, {"eval_auc_last": 0.5}):
         with pytest.raises(UserError, match="--eval.metric auc_last_within_task has no value on the held-out episodes"):
             best.keep([{"step": 2, **row}])
+
+
+class Disk:
+    """A strategy whose states are folders."""
+
+    loaded = None
+
+    def is_rank_0(self):
+        return True
+
+    def save_ckpt(self, engine, folder, tag, *_, **__):
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(folder, tag).mkdir(parents=True)
+
+    def load_ckpt(self, engine, folder, tag):
+        assert Path(folder, tag).is_dir(), "DeepSpeed asserts"
+        self.loaded = tag
+
+
+def test_a_training_whose_best_state_is_gone_goes_on_and_takes_the_best_of_what_comes(tmp_path):
+    args = SimpleNamespace(
+        ckpt=SimpleNamespace(output_dir=tmp_path, max_num=1, max_mem=1), eval=SimpleNamespace(patience=3, metric="brier_last")
+    )
+    disk = Disk()
+    best, rows = BestWeights(disk, None, args), []
+    for step, error in enumerate([0.3, 0.1, 0.2], 1):
+        rows.append({"step": step, "eval_brier_last": error})
+        best.keep(rows)
+    best.drop_lost(rows)
+    assert best_of(rows, "brier_last") == (2, 1) and not any("lost" in row for row in rows)
+    (tmp_path / ".best/best_step2/whole").unlink()  # killed while it was written
+    best.drop_lost(rows)
+    assert best_of(rows, "brier_last") == (0, 0) and not best.patience_is_over(rows)
+    for step, error in enumerate([0.25, 0.4], 4):
+        rows.append({"step": step, "eval_brier_last": error})
+        best.keep(rows)
+    best.restore(rows)
+    assert disk.loaded == "best_step4" and best.told(rows)["best_step"] == 4
+    best.resume(rows)
+    best.forget()
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="this training has finished: .* of its best evaluation, step 4"):
+        best.resume(rows[:4])
+    best.resume([{"step": 4, "eval_brier_last": 0.5}])  # another training's state, in the folder of this one
+    disk.loaded = None
+    best.restore(rows)
+    assert disk.loaded is None and best.told(rows)["best_step"] == 0, "the last weights stay, and the record names no best step"
 
 
 @pytest.mark.host

@@ -10,6 +10,7 @@ from torch.nn.functional import linear
 from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
+from openrlhf_agentprm.prm.kinds.ensemble import EnsemblePRM
 from openrlhf_agentprm.prm.kinds.foreign import TRLPRM, QwenMathPRM
 from openrlhf_agentprm.prm.kinds.separators import marked
 from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
@@ -145,6 +146,19 @@ def test_separators_by_hand():
     assert marked([1, 2, 3, 9, 4, 5], [(1, 4), (5, 6)], [7], {9}) == ([1, 2, 3, 7, 9, 4, 5, 7], [(1, 4), (6, 8)])  # before the end of turn
     assert marked([1, 2, 7, 9, 4], [(1, 4)], [7], {9}) == ([1, 2, 7, 9, 4], [(1, 3)])  # it is there already
     assert marked([1, 9, 4], [(1, 2)], [7], {9}) == ([1, 7, 9, 4], [(1, 2)])  # an action that says nothing
+    assert marked([1, 2, 3, 4, 9, 5, 6], [(1, 3), (3, 4), (4, 5), (6, 7)], [7], {9}) == (
+        [1, 2, 3, 7, 4, 7, 9, 5, 6, 7],
+        [(1, 4), (4, 6), (4, 6), (8, 10)],
+    )  # a step of the end of turn alone is the one before
+
+
+def test_an_ensemble_knows_what_its_foreign_members_give(trl, bpe_policy, tmp_path):
+    save_prm(start_from(str(bpe_policy), dtype="fp32"), load_tokenizer(str(bpe_policy)), tmp_path / "scalar", Record(method="td_gae"))
+    (tmp_path / "ensemble.json").write_text(json.dumps({"members": [str(trl), str(tmp_path / "scalar")]}))
+    with pytest.raises(UserError, match="unlike outputs or values: .*sigmoid, previous_q, probability.*linear, previous_q, probability"):
+        EnsemblePRM.check(str(tmp_path))
+    (tmp_path / "ensemble.json").write_text(json.dumps({"members": [str(trl), str(trl)]}))
+    EnsemblePRM.check(str(tmp_path))
 
 
 def test_values_count_as_untrained(trl, qwen, caplog):

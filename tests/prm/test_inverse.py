@@ -166,17 +166,48 @@ def test_the_loss_is_that_of_single_rows(bpe_policy, data, following):
 
 def test_a_target_network_is_refreshed_every_so_many_steps(bpe_policy, data):
     args = flags(bpe_policy, data.experts, loss={"inverse_own_enable": True, "inverse_next": "target"})
-    objective = InverseObjective(data.policies, args)  # 2 micro-batches a step, a refresh every 2 steps
+    objective = InverseObjective(data.policies, args)  # a refresh every 2 steps, however many micro-batches these have
     model = start_from(str(bpe_policy), dtype="fp32", seed=0)
     InversePRM.on_call(model)
     part = objective.batch(range(4))
     weight, seen = model.score.weight, []
-    for call in range(9):
+    for step, micro_batches in enumerate((2, 1, 3, 1, 1)):
+        objective.begin_step(step, 0)
         with torch.no_grad():
-            weight.fill_(float(call))
-        objective.loss(model, part, objective.counts(part))
-        seen.append(float(objective.target.model.score.weight[0, 0]))
-    assert seen == [0.0] * 4 + [4.0] * 4 + [8.0]
+            weight.fill_(float(step))
+        for _ in range(micro_batches):
+            objective.loss(model, part, objective.counts(part))
+            seen.append(float(objective.target.model.score.weight[0, 0]))
+    assert seen == [0.0] * 3 + [2.0] * 4 + [4.0]
+
+
+def test_sampled_actions_change_from_time_to_time_and_follow_from_the_epoch(bpe_policy, data):
+    args = flags(bpe_policy, data.experts, next_actions=str(data.next))
+    objective, resumed = InverseObjective(data.policies, args), InverseObjective(data.policies, args)
+    first = objective.batch([0])
+    assert not torch.equal(objective.batch([6]).input_ids_BT[0], first.input_ids_BT[0]), "the same expert, another of its two actions"
+    assert torch.equal(objective.batch([0]).input_ids_BT, first.input_ids_BT), "however often it was asked"
+    for one in (objective, resumed):
+        one.begin_step(7, 1)
+    items = [i for i, pair in enumerate(objective.pairs) if objective.rows[pair[1]].episode.policy == "old"][:1]
+    later = objective.batch(items)
+    assert torch.equal(resumed.batch(items).input_ids_BT, later.input_ids_BT)
+    objective.begin_step(0, 0)
+    assert not torch.equal(objective.batch(items).input_ids_BT[1], later.input_ids_BT[1]), "an old policy's episode, an epoch later"
+
+
+def test_an_item_is_as_wide_as_its_two_rows_padded(bpe_policy, data):
+    objective = InverseObjective(data.policies, flags(bpe_policy, data.experts, next_actions=str(data.next)))
+    for item, (length, width) in enumerate(zip(objective.lengths, objective.widths, strict=True)):
+        part = objective.batch([item])
+        assert part.input_ids_BT.numel() <= width and int(part.attention_mask_BT.sum()) <= length <= width
+
+
+def test_steps_are_refused_as_they_touch(bpe_policy, data):
+    args = flags(bpe_policy, data.experts)
+    args.prm.step_delimiter = ((7,),)
+    with pytest.raises(UserError, match="inverse takes whole responses: .* --prm.step_delimiter none if the model"):
+        InverseObjective(data.policies, args)
 
 
 def test_it_learns_what_experts_do_without_an_outcome(bpe_policy, data, tmp_path):

@@ -4,6 +4,7 @@ it does not read."""
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
-from openrlhf_agentprm.cli.train_prm import build_parser, fill_in
+from openrlhf_agentprm.cli.train_prm import build_parser, fill_in, split
 from openrlhf_agentprm.cli.train_prm_checks import problems_of_flags
 from openrlhf_agentprm.core.arguments import parse_nested
 from openrlhf_agentprm.core.batches import ProcessScores
@@ -29,7 +30,7 @@ from openrlhf_agentprm.prm.kinds.heads import poisson
 from openrlhf_agentprm.prm.kinds.hierarchical import compressed, with_spans
 from openrlhf_agentprm.prm.kinds.spa import SpaPRM
 from openrlhf_agentprm.prm.kinds.trajectory import outcome_pairs
-from openrlhf_agentprm.prm.model import Record, load_prm, save_prm
+from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch, score_all
 
 SPANS = [[(4, 6), (9, 10), (14, 17)], [(3, 5)], [(2, 4), (4, 7)], [(3, 6), (8, 9), (11, 12), (13, 15)], [(5, 7), (9, 12)], [(2, 3), (6, 8)]]
@@ -116,6 +117,8 @@ def loss_of(objective, model, cuts):
     return total, model.score.weight.grad.clone()
 
 
+INVERSE = ["--prm.name", "inverse", "--data.expert_dataset", "d"]
+PATIENCE = ["--eval.share", "0.2", "--eval.patience", "2"]
 WAYS = {
     "mse": [],
     "soft_bce": ["--loss.kind", "soft_bce", "--label.name", "outcome_all", "--loss.reduce", "episodes"],
@@ -130,7 +133,17 @@ WAYS = {
     "hierarchical": ["--prm.name", "hierarchical", "--prm.compressed_copies", "2"],
     "hierarchical of a sidecar": ["--prm.name", "hierarchical", "--label.sidecar", "<targets>"],
     "heads": ["--prm.name", "heads", "--prm.heads", "3"],
-    "heads of a sidecar": ["--prm.name", "heads", "--loss.kind", "soft_bce", "--label.name", "outcome_all", "--loss.reduce", "episodes"],
+    "heads by episodes": [
+        "--prm.name",
+        "heads",
+        "--loss.kind",
+        "soft_bce",
+        "--label.name",
+        "outcome_all",
+        "--loss.reduce",
+        "episodes",
+        "--prm.bootstrap_disable",
+    ],
 }
 
 
@@ -200,6 +213,21 @@ def test_scales_tell_what_a_score_is(bpe_policy, made):
     assert all(objective_of(way(name, bpe_policy, made)).scale == scale for name, scale in scales.items())
 
 
+@pytest.mark.parametrize("kind", ["scalar", "two_head", "heads", "hierarchical"])
+def test_labels_that_do_not_estimate_the_outcome_say_so_in_the_record(kind, bpe_policy, made, tmp_path):
+    about = json.loads((made / "targets/labels.json").read_text())
+    folder = shutil.copytree(made / "targets", tmp_path / "rpe")
+    (folder / "labels.json").write_text(json.dumps(about | {"method": "rpe", "scale": "judgement"}))
+    args = flags_of(bpe_policy, "--prm.name", kind, "--label.sidecar", folder)
+    assert problems_of_flags(args) == [] and objective_of(args).scale == "judgement"
+    record = Record(kind=kind, **trainable(kind).recorded(args))
+    advantage = SimpleNamespace(estimator="turn_gae", values="prm", process_reward="none")
+    told = _value_problems("prm", record, SimpleNamespace(algo=SimpleNamespace(advantage=advantage)), True)
+    assert record.scale == "judgement" and "does not estimate the outcome; take --algo.advantage.values critic" in told[0]
+    (folder / "labels.json").write_text(json.dumps(about | {"scale": "dB"}))
+    assert "says the scale 'dB'" in problems_of_flags(args)[-1]
+
+
 class Fixed:
     """A model that gives known scores: token t at its place, times the head's number + 1."""
 
@@ -216,6 +244,7 @@ def test_pairs_by_hand_with_both_sides_in_one_pass(bpe_policy, made):
     part = objective.batch([0, 1, 2])
     assert part.input_ids_BT.shape[0] == 3, "each episode once, though two pairs name e0 and e2"
     assert part.positions.mask_BK.sum(1).tolist() == [2, 2, 1] and objective.lengths[0] == 10 + 4
+    assert objective.widths[0] == 2 * 10, "with the shorter row padded"
     end = lambda e, t: EPISODES[e].token_ids[SPANS[e][t][1] - 1] / 10  # noqa: E731
     terms = [(end(0, 1) - end(2, 0) - 0.25, 1.0), (end(2, 1) - end(0, 1) - 0.1, 2.0), (end(0, 2) - end(1, 0) - 0.45, 0.5)]
     loss, figures = objective.loss(Fixed(), part, objective.counts(part))
@@ -357,11 +386,22 @@ def test_an_ensemble_takes_members_of_any_kind_that_mean_the_same(bpe_policy, ma
         (["--prm.name", "two_head", "--loss.beta", "0"], "--loss.beta 0 trains no progress"),
         (["--prm.name", "heads", "--prm.heads", "1"], "--prm.heads is 1; wanted 2 or more"),
         (["--prm.name", "heads", "--loss.kind", "pqm"], "--loss.kind pqm is of --prm.name scalar"),
+        (["--prm.name", "heads", "--loss.reduce", "episodes"], "divides an episode's weight out again, and with it the bootstrap samples"),
         (["--prm.name", "hierarchical", "--prm.compressed_copies", "0"], "--prm.compressed_copies is 0"),
         (["--prm.heads", "3"], "--prm.heads is given, but --prm.name scalar with --loss.kind mse does not read it"),
         (["--loss.zeta", "2"], "--loss.zeta is given, but --prm.name scalar with --loss.kind mse does not read it"),
         (["--loss.kind", "pqm"], "--loss.kind pqm wants turns that are right .* give --label.sidecar"),
         (["--loss.kind", "pqm", "--label.sidecar", "<targets>", "--loss.beta", "2"], "--loss.beta is given, but .* pqm does not read it"),
+        (["--label.name", "outcome_all", "--label.gamma", "0.9"], "--label.gamma is given, .* not read it .labels td_gae and td_qv do"),
+        (["--label.sidecar", "<targets>", "--label.lambd", "0.5"], "--label.lambd is given, but"),
+        (["--label.sidecar", "<targets>", "--label.bootstrap_enable"], "--label.bootstrap_enable is given, but"),
+        (["--label.name", "outcome_last", "--label.dense_rewards_enable"], "--label.dense_rewards_enable is given, but"),
+        (["--prm.name", "heads", "--prm.kappa", "2"], "--prm.kappa is given, .* .heads with --prm.combine lcb does"),
+        ([*INVERSE, "--loss.target_every", "3"], "--loss.target_every is given, .* --loss.inverse_next target does"),
+        (["--eval.metric", "auc_last"], "--eval.metric auc_last is what --eval.patience goes by, which is not given"),
+        ([*INVERSE, *PATIENCE], "brier_last, which these scores do not have .only which of two scores is higher.*take --eval.metric auc_last"),
+        (["--prm.name", "trajectory", *PATIENCE], "brier_last, which these scores do not have"),
+        (["--prm.name", "implicit", "--loss.implicit_output", "linear", *PATIENCE], "brier_last, which these scores do not have"),
         (["--loss.kind", "pairs"], "--loss.kind pairs wants preference pairs"),
         (["--loss.kind", "pairs", "--label.sidecar", "<targets>"], "holds targets, but --loss.kind pairs wants pairs"),
         (["--label.sidecar", "<pairs>"], "holds pairs, but --loss.kind mse wants targets of turns"),
@@ -371,6 +411,49 @@ def test_an_ensemble_takes_members_of_any_kind_that_mean_the_same(bpe_policy, ma
 def test_flags_that_are_not_read_or_make_no_sense_are_refused(flags, told, bpe_policy, made):
     problems = problems_of_flags(flags_of(bpe_policy, *at(made, flags)))
     assert len(problems) == 1 and re.search(told, problems[0]), problems
+
+
+def test_training_goes_on_from_the_same_head_only(bpe_policy, tmp_path):
+    """Two labels of ours are two heads, and no label 0 and 1 whose difference is a score."""
+    for name, kind, labels in (("scalar", "scalar", 1), ("two_head", "two_head", 2), ("heads", "heads", 2), ("spa", "spa", 1)):
+        model = start_from(str(bpe_policy), dtype="fp32", labels=labels)
+        save_prm(model, load_tokenizer(str(bpe_policy)), tmp_path / name, Record(kind=kind, method="td_gae"))
+    Record(kind="implicit", method="outcome", output="sigmoid").save(shutil.copytree(bpe_policy, tmp_path / "implicit"))
+    with pytest.raises(UserError, match="scores 2 labels a token; a scalar PRM has 1$"):
+        start_from(str(tmp_path / "two_head"), dtype="fp32")
+    refused = {
+        ("two_head", "scalar"): "is of kind two_head; --prm.name scalar goes on from one of kind scalar, or starts from a language model",
+        ("heads", "two_head"): "is of kind heads; --prm.name two_head goes on from one of kind two_head, or",
+        ("heads", "heads"): "--prm.heads is 4, but .*heads has 2",
+        ("spa", "trajectory"): "is of kind spa; --prm.name trajectory goes on from one of kind trajectory or scalar, or",
+        ("scalar", "heads"): "is of kind scalar; --prm.name heads",
+    }
+    for (start, name), told in refused.items():
+        problems = problems_of_flags(flags_of(tmp_path / start, "--prm.name", name))
+        assert len(problems) == 1 and re.search(told, problems[0]), problems
+    sigmoid = problems_of_flags(flags_of(tmp_path / "scalar", "--loss.kind", "soft_bce", "--label.name", "outcome_all"))
+    assert len(sigmoid) == 1 and "--loss.kind soft_bce trains a sigmoid output, but" in sigmoid[0]
+    for start, *flags in (("scalar", "spa"), ("two_head", "two_head"), ("heads", "heads", "--prm.heads", 2), ("implicit", "scalar")):
+        assert problems_of_flags(flags_of(tmp_path / start, "--prm.name", *flags)) == []
+
+
+def test_flags_that_are_read_are_taken(bpe_policy, made):
+    for flags in (
+        ["--label.name", "td_qv", "--label.gamma", "0.9", "--label.bootstrap_enable"],
+        ["--prm.name", "heads", "--prm.combine", "lcb", "--prm.kappa", "2"],
+        [*INVERSE, "--loss.inverse_next", "target", "--loss.target_every", "3", *PATIENCE, "--eval.metric", "auc_last"],
+        ["--prm.name", "implicit", *PATIENCE],
+        ["--prm.name", "spa", *PATIENCE],
+    ):
+        assert problems_of_flags(flags_of(bpe_policy, *flags)) == []
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(bpe_policy):
+    args = flags_of(bpe_policy, "--eval.share", "0.999999")
+    with pytest.raises(UserError, match="--eval.share 0.999999 holds out all 2 task.s. of d, and none is left"):
+        split(EPISODES, args)
+    args.eval.share = 0.0
+    assert split(EPISODES, args) == (EPISODES, [])
 
 
 def test_tasks_of_one_outcome_have_nothing_to_compare(bpe_policy):

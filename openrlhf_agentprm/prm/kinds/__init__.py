@@ -51,6 +51,9 @@ class Trainable(Protocol):
     def start_options(self, args: Any) -> dict[str, Any]:
         """Optional: further options of `start`."""
 
+    def scale(self, args: Any) -> str:
+        """Optional: the scale of `recorded`, where that reads more than flags."""
+
 
 def kind_of(path: str) -> str:
     """The registry's name of a checkpoint, by its record; of another maker's, by its class; of an address or its file, `remote`."""
@@ -107,8 +110,15 @@ OF_ALL = ("prm.name", "prm.step_delimiter", "prm.step_delimiter_text")
 """Flags of every kind."""
 
 
+_OF_RETURNS = ("label.gamma", "label.lambd", "label.bootstrap_enable")
+
+
 def reads(args: Any, flag: str) -> bool:
-    """Whether the kind that is trained reads a flag, such as "loss.beta"."""
+    """Whether the kind that is trained, on the labels that it is trained on, reads a flag, such as "loss.beta"."""
+    if flag in _OF_RETURNS and (args.label.sidecar or args.label.name not in ("td_gae", "td_qv")):
+        return False
+    if flag == "label.dense_rewards_enable" and args.label.name in ("outcome_all", "outcome_last"):
+        return False
     listed = getattr(REWARD_MODELS.load(args.prm.name), "reads", None)
     return listed is None or flag in OF_ALL or any(fnmatch.fnmatch(flag, pattern) for pattern in listed(args))
 

@@ -14,10 +14,9 @@ from ...core.batches import ProcessScores
 from ...core.ensembles import COMBINE, combined
 from ...core.errors import UserError, did_you_mean
 from ...core.registry import REWARD_MODELS
-from ..model import Record
 from ..scoring import RewardModel, ScoreBatch, load_reward_model
 from ..vocabulary import check_same_vocabulary
-from . import AUTO, check_reward_model, kind_of
+from . import AUTO, check_reward_model, kind_of, records_of
 
 FILE = "ensemble.json"
 
@@ -64,7 +63,8 @@ class EnsemblePRM:
             check_reward_model(AUTO, folder, policy)
         for other in folders[1:]:
             check_same_vocabulary(other, folders[0])
-        meanings = {folder: f"{record.output}, {record.values}, {record.scale}" for folder in folders for record in [Record.load(folder)]}
+        records = {folder: records_of(AUTO, folder) for folder in folders}
+        meanings = {folder: "; ".join(f"{r.output}, {r.values}, {r.scale}" for r in found) for folder, found in records.items()}
         if len(set(meanings.values())) > 1:
             raise UserError(f"the members of {path} have unlike outputs or values: {meanings}; their scores do not mean the same")
 

@@ -106,11 +106,17 @@ class HeadsPRM(ScalarPRM):
         found = [] if args.prm.heads >= 2 else [f"--prm.heads is {args.prm.heads}; wanted 2 or more (--prm.name scalar has one)"]
         if not 0 <= args.prm.kappa < math.inf:
             found.append(f"--prm.kappa is {args.prm.kappa}; wanted a number of 0 or more")
-        return found + (regression_problems(args) or ScalarPRM.problems(args))
+        if args.loss.reduce == "episodes" and not args.prm.bootstrap_disable:
+            found.append(
+                "--loss.reduce episodes divides an episode's weight out again, and with it the bootstrap samples of --prm.name heads; take turns, or "
+                "--prm.bootstrap_disable"
+            )
+        return found + regression_problems(args)
 
     @staticmethod
     def reads(args: Any) -> Collection[str]:
-        return (*LABELLED, "prm.heads", "prm.combine", "prm.kappa", "prm.bootstrap_disable")
+        kappa = ("prm.kappa",) if args.prm.combine == "lcb" else ()
+        return (*LABELLED, "prm.heads", "prm.combine", *kappa, "prm.bootstrap_disable")
 
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:

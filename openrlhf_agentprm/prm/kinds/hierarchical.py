@@ -33,7 +33,7 @@ class HierarchicalPRM(ScalarPRM):
     def problems(args: Any) -> list[str]:
         copies = args.prm.compressed_copies
         told = [] if copies >= 1 else [f"--prm.compressed_copies is {copies}; wanted 1 or more (without copies this is --prm.name scalar)"]
-        return told + (regression_problems(args) or ScalarPRM.problems(args))
+        return told + regression_problems(args)
 
     @staticmethod
     def reads(args: Any) -> Collection[str]:

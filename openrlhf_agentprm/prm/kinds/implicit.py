@@ -97,6 +97,10 @@ class ImplicitPRM:
         return ("label.shuffle_seed", "loss.implicit_*")
 
     @staticmethod
+    def scale(args: Any) -> str:
+        return _scale(args)
+
+    @staticmethod
     def recorded(args: Any) -> dict[str, Any]:
         reference = _reference(args)
         options = {"reference": reference, "reference_digest": policy_digest(reference)}

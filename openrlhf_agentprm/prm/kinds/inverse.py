@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from ...data.next_actions import read_next_actions
 from ..dataset import Labels, PRMBatch, load_data, split_by_task
 from ..model import start_from
 from ..scoring import ScalarPRM
-from ..steps import to_steps
 from ..vocabulary import check_vocabulary, read_config
 from .branches import BranchBatch, branch_batch, check_branches, read_places, read_places_on_call, refuse
 
@@ -65,7 +63,8 @@ class InversePRM(ScalarPRM):
 
     @staticmethod
     def reads(args: Any) -> Collection[str]:
-        return ("loss.inverse_*", "loss.target_every", "data.expert_dataset", "data.next_actions")
+        target = ("loss.target_every",) if args.loss.inverse_next == "target" else ()
+        return ("loss.inverse_*", *target, "data.expert_dataset", "data.next_actions")
 
     @staticmethod
     def recorded(args: Any) -> dict[str, Any]:
@@ -114,10 +113,13 @@ class InverseObjective:
 
     def __init__(self, train: Sequence[Episode], args: Any) -> None:
         self.args = args
+        if args.prm.step_delimiter:
+            raise UserError(
+                "--prm.name inverse takes whole responses: steps of one response touch, so that V(s_t+1) would be read where Q(s_t, a_t) is; "
+                "leave out --prm.step_delimiter and --prm.step_delimiter_text, or give --prm.step_delimiter none if the model that training "
+                f"starts from ({args.model.model_name_or_path}) was trained on steps"
+            )
         experts = load_data(args.data.expert_dataset.split(","), max_len=args.data.max_len).episodes
-        if args.prm.step_delimiter and args.data.next_actions:
-            raise UserError("--data.next_actions holds whole actions, which --prm.step_delimiter would divide; leave out one of the two")
-        experts = to_steps(experts, args.prm.step_delimiter or (), args.data.expert_dataset)
         experts, _ = split_by_task(experts, args.eval.share)
         if not experts:
             raise UserError("every task of --data.expert_dataset is held out by --eval.share; give more tasks or a smaller share")
@@ -130,17 +132,25 @@ class InverseObjective:
         for seed, side in enumerate(sides):
             random.Random(seed).shuffle(side)
         self.pairs = [[side[i % len(side)] for side in sides] for i in range(max(map(len, sides)))]
+        self.sides = [len(side) for side in sides]
         self.lengths: Sequence[int] = [sum(_tokens(self.rows[r]) for r in pair) for pair in self.pairs]
-        self.given = [0] * len(self.rows)
+        self.widths: Sequence[int] = [2 * max(_tokens(self.rows[r]) for r in pair) for pair in self.pairs]
+        self.epoch = 0
         self.target = _Target(args) if args.loss.inverse_next == "target" else None
 
+    def begin_step(self, step: int, epoch: int) -> None:
+        """Which sampled actions are dealt out follows from the epoch and the item, so that a resumed training deals the same."""
+        self.epoch = epoch
+        if self.target is not None:
+            self.target.begin_step(step)
+
     def batch(self, items: Sequence[int]) -> InverseBatch:
-        numbers = [r for item in items for r in self.pairs[item]]
-        rows = [self.rows[r] for r in numbers]
-        branches = []
-        for r, row in zip(numbers, rows, strict=True):
-            branches.append([(k, samples[self.given[r] % len(samples)]) for k, samples in enumerate(row.samples) if samples])
-            self.given[r] += 1
+        rows, branches = [], []
+        for item in items:
+            for r, size in zip(self.pairs[item], self.sides, strict=True):
+                row, time = self.rows[r], self.epoch * -(-len(self.pairs) // size) + item // size  # how often it was dealt out before
+                rows.append(row)
+                branches.append([(k, samples[time % len(samples)]) for k, samples in enumerate(row.samples) if samples])
         batch = branch_batch([row.episode.token_ids for row in rows], [spans_of(row.episode) for row in rows], branches)
         own_BK = torch.tensor([row.own for row in rows])[:, None]
         return InverseBatch(
@@ -192,24 +202,26 @@ class _Target:
         path, ds = args.model.model_name_or_path, args.ds
         self.model = start_from(path, dtype=ds.param_dtype, attn_implementation=ds.attn_implementation, seed=args.train.seed)
         self.model.eval().requires_grad_(False)
-        train, world = args.train, int(os.environ.get("WORLD_SIZE", "1"))
-        self.every = args.loss.target_every * (train.batch_size // (train.micro_batch_size * world))
-        self.calls = 0
+        self.every = args.loss.target_every
+        self.stale = True
+
+    def begin_step(self, step: int) -> None:
+        self.stale = self.stale or step % self.every == 0
 
     @torch.no_grad()
     def __call__(self, model: Any, given: Sequence[Any]) -> torch.Tensor:
-        inner = getattr(model, "module", model)
-        if self.calls % self.every == 0:
-            weights = dict(inner.named_parameters())
+        if self.stale:
+            weights = dict(getattr(model, "module", model).named_parameters())
             self.model.to(given[0].device)
             for name, weight in self.model.named_parameters():
                 weight.copy_(weights[name])
-        self.calls += 1
+            self.stale = False
         return read_places(self.model, *given)
 
 
 def _tokens(row: _Row) -> int:
-    return len(row.episode.token_ids) + sum(len(samples[0]) for samples in row.samples if samples)
+    """Tokens of its row at most: which of the samples comes differs from time to time."""
+    return len(row.episode.token_ids) + sum(max(map(len, samples)) for samples in row.samples if samples)
 
 
 def _rows(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..objective import Objective, TurnRegression
+from ..objective import Objective, TurnRegression, scale_of_labels
 from . import LABELLED
 from .ranking import Preferences, Ranking
 
@@ -43,7 +43,8 @@ def regression_problems(args: Any) -> list[str]:
 
 
 def regression_recorded(args: Any) -> dict[str, Any]:
-    return {"values": args.label.values, "value_trained": args.loss.value_coef > 0 and args.label.name != "outcome_last"}
+    trained = args.loss.value_coef > 0 and args.label.name != "outcome_last"
+    return {"values": args.label.values, "value_trained": trained, "scale": scale_of_labels(args)}
 
 
 def _ranking_problems(args: Any) -> list[str]:

@@ -27,7 +27,9 @@ class Ranking(TurnRegression):
     A turn is right where its target is 0.5 or more. Turns without a label, or with a weight of 0, take no part; other weights are not read.
     """
 
-    scale = "order"
+    def __init__(self, train: Sequence[Episode], args: Any, labels: Labels | None = None) -> None:
+        super().__init__(train, args, labels)
+        self.scale = "order"
 
     def counts(self, part: PRMBatch) -> torch.Tensor:
         """Episodes with a labelled turn."""
@@ -94,7 +96,9 @@ class Preferences:
         problems = [f"{p}: no such turn" for p in self.pairs if any(turn >= len(self.episodes[e].turns) for e, turn in _sides(p))]
         if problems:
             raise UserError(problems[:10] + ([f"… and {len(problems) - 10} more"] if len(problems) > 10 else []))
-        self.lengths: Sequence[int] = [sum(spans_of(self.episodes[e])[turn][1] for e, turn in _sides(p)) for p in self.pairs]
+        tokens = [[spans_of(self.episodes[e])[turn][1] for e, turn in _sides(p)] for p in self.pairs]
+        self.lengths: Sequence[int] = [sum(both) for both in tokens]
+        self.widths: Sequence[int] = [2 * max(both) for both in tokens]
 
     def batch(self, items: Sequence[int]) -> PairBatch:
         pairs = [self.pairs[i] for i in items]

@@ -11,11 +11,15 @@ from ..scoring import ScoreBatch
 def marked(ids: Sequence[int], spans: Sequence[Span], separator_ids: Sequence[int], closing_ids: set[int]) -> tuple[list[int], list[Span]]:
     """Tokens with a separator behind each action, and spans whose last tokens are the separators' last.
 
+    A step that says nothing but the end of its message is read where the step before it is, so that no separator follows another.
+
     >>> marked([1, 2, 3, 4, 9, 5, 6], [(2, 5), (6, 7)], [7, 8], {9})
     ([1, 2, 3, 4, 7, 8, 9, 5, 6, 7, 8], [(2, 6), (8, 11)])
+    >>> marked([1, 2, 3, 9, 5], [(1, 3), (3, 4)], [7, 8], {9})
+    ([1, 2, 3, 7, 8, 9, 5], [(1, 5), (1, 5)])
     """
     out: list[int] = []
-    places = []
+    places: list[Span] = []
     done = 0
     for start, end in spans:
         out += ids[done:start]
@@ -23,6 +27,11 @@ def marked(ids: Sequence[int], spans: Sequence[Span], separator_ids: Sequence[in
         cut = end
         while cut > start and ids[cut - 1] in closing_ids:
             cut -= 1
+        if cut == start == done and places:
+            places.append(places[-1])
+            out += ids[cut:end]
+            done = end
+            continue
         out += ids[start:cut]
         if list(ids[max(start, cut - len(separator_ids)) : cut]) != list(separator_ids):
             out += separator_ids

@@ -1,0 +1,34 @@
+"""Which checkpoints of ours a kind of reward model may be trained on from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LANGUAGE_MODELS = ("implicit",)  # kinds whose checkpoint has no head: another kind puts a fresh one on it
+
+
+def start_problems(args: Any) -> list[str]:
+    """A start of ours whose head is another one than `--prm.name` trains: of another kind, output or number of heads.
+
+    `scalar` may go on as any kind that has one label too. Language models, and checkpoints of other makers, are for the kind's `start` to judge.
+    """
+    from ..prm.kinds import trainable
+    from ..prm.model import Record
+    from ..prm.vocabulary import read_config
+
+    start, name, kind = args.model.model_name_or_path, args.prm.name, trainable(args.prm.name)
+    before = Record.load(start)
+    if before.method == "unknown" or (before.kind in _LANGUAGE_MODELS and name not in _LANGUAGE_MODELS):
+        return []
+    one_label = getattr(kind, "labels", None) == 1
+    if before.kind != name and not (before.kind == "scalar" and one_label):
+        also = " or scalar" if one_label and name != "scalar" else ""
+        return [
+            f"{start} is of kind {before.kind}; --prm.name {name} goes on from one of kind {name}{also}, or starts from a language model"
+        ]
+    if name == "heads" and (heads := read_config(start).num_labels) != args.prm.heads:
+        return [f"--prm.heads is {args.prm.heads}, but {start} has {heads}"]
+    if name not in _LANGUAGE_MODELS and (output := kind.recorded(args).get("output", "linear")) != before.output:
+        which = f"--loss.kind {args.loss.kind}" if name in ("scalar", "heads", "hierarchical") else f"--prm.name {name}"
+        return [f"{which} trains a {output} output, but {start} has a {before.output} one"]
+    return []
