@@ -83,6 +83,8 @@ def costs(run_dir: Path) -> dict[str, float]:
         f"AgentPRM at 1/{n} budget": sampled_tokens(run_dir / "episodes", variables[k]) / 1e3 for n, k in ((2, "half"), (4, "quarter"))
     }
     for name, states, labels in (("mc_soft", "mc_states", "mc_labels"), ("mc_soft at 2 budgets", "mc_states_2", "mc_labels_2")):
+        if not (run_dir / labels).is_dir():
+            continue
         cost = json.loads((run_dir / labels / "labels.json").read_text())["cost"]["sampled_tokens"]
         found[name] = (sampled_tokens(run_dir / states) + cost) / 1e3
     actions = json.loads((run_dir / "next_actions" / "labels.json").read_text())["cost"]["sampled_tokens"]
