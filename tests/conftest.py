@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,18 @@ def count_store(tiny, tmp_path_factory):
         "--policy.model_name_or_path", tiny, "--collect.output", folder, "--collect.n_samples_per_task", 1,
         "--collect.demonstrator", "careless", "--collect.noise", 0.5, "--data.max_len", 128,
     )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sampled_store(count_store, tmp_path_factory):
+    """The same episodes as if they were eight samples of each of twelve tasks."""
+    from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
+
+    folder = tmp_path_factory.mktemp("sampled") / "store"
+    with EpisodeWriter(folder) as writer:
+        for number, one in enumerate(EpisodeStore(count_store).episodes()):
+            writer.add(replace(one, task_id=f"t{number % 12}", sample=number // 12, episode_id=""))
     return folder
 
 

@@ -1,7 +1,6 @@
 """Ensembles: the combinations by hand, from disk, in a command; what does not go together is refused."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from launching import module
 from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.core.batches import ProcessScores
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.prm.kinds.ensemble import EnsemblePRM
 from openrlhf_agentprm.prm.model import Record, save_prm, start_from
 from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, make_batch
@@ -82,7 +80,7 @@ def test_what_does_not_go_together_is_refused(members, tiny, tmp_path):
 
 
 @pytest.mark.host
-def test_a_command_takes_an_ensemble(tiny, count_store, tmp_path):
+def test_a_command_takes_an_ensemble(tiny, sampled_store, tmp_path):
     for seed in range(2):
         save_prm(
             start_from(str(tiny), dtype="fp32", seed=seed), load_tokenizer(str(tiny)), tmp_path / f"prm{seed}", Record(method="td_gae")
@@ -92,9 +90,6 @@ def test_a_command_takes_an_ensemble(tiny, count_store, tmp_path):
     assert json.loads((tmp_path / "both/ensemble.json").read_text())["members"] == ["../prm0", "../prm1"]
     wrong = module("ensemble", "--ensemble.members", tmp_path / "prm0", tiny, "--ensemble.output", tmp_path / "no", check=False)
     assert wrong.returncode == 2 and "not a process reward model" in wrong.stderr and not (tmp_path / "no/ensemble.json").exists()
-    with EpisodeWriter(tmp_path / "several") as writer:  # demonstrations stand for samples of one task
-        for number, one in enumerate(EpisodeStore(count_store).episodes()):
-            writer.add(replace(one, task_id=f"t{number % 12}", sample=number // 12, episode_id=""))
-    line = ["--eval.dataset", tmp_path / "several", "--prm.model_name_or_path", f"LCB={tmp_path / 'both'}"]
+    line = ["--eval.dataset", sampled_store, "--prm.model_name_or_path", f"LCB={tmp_path / 'both'}"]
     done = module("evaluate", *line, "--eval.output", tmp_path / "evaluation.json")
     assert "LCB" in done.stdout and "LCB" in json.loads((tmp_path / "evaluation.json").read_text())["prm_quality"]

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.cli import evaluate
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.steps import split_steps
-from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
+from openrlhf_agentprm.data.store import EpisodeStore
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
 from openrlhf_agentprm.prm.kinds.remote import RemotePRM, identity_of
 from openrlhf_agentprm.prm.kinds.remote_settings import Settings, read_settings
@@ -311,14 +310,11 @@ def test_what_a_prm_was_trained_on_is_told_by_its_server(checkpoint, bpe_policy,
 
 
 @pytest.mark.host
-def test_evaluate_takes_an_address(tiny, count_store, tmp_path):
+def test_evaluate_takes_an_address(tiny, sampled_store, tmp_path):
     save_prm(start_from(str(tiny), dtype="fp32"), load_tokenizer(str(tiny)), tmp_path / "prm", Record(method="td_gae"))
     tokenizer = load_tokenizer(str(tiny))
     service = Service(ScalarPRM.load(str(tmp_path / "prm")), Reader(tokenizer, len(tokenizer), Limits()), {"digest": "d"})
-    results, store = [], str(tmp_path / "several")
-    with EpisodeWriter(tmp_path / "several") as writer:  # demonstrations stand for samples of one task
-        for number, one in enumerate(EpisodeStore(count_store).episodes()):
-            writer.add(replace(one, task_id=f"t{number % 12}", sample=number // 12, episode_id=""))
+    results, store = [], str(sampled_store)
     with in_thread(service) as url:
         for name, path in (("remote", url), ("scalar", tmp_path / "prm")):
             output = tmp_path / f"{name}.json"

@@ -13,7 +13,7 @@ COMMON += ["--adam.lr", "1e-3", "--eval.share", "0.2"]
 
 
 @pytest.mark.host
-def test_implicit_and_inverse_are_trained_and_judged_in_one_call(tiny, count_store, tmp_path):
+def test_implicit_and_inverse_are_trained_and_judged_in_one_call(tiny, count_store, sampled_store, tmp_path):
     line = ["--model.model_name_or_path", tiny, "--data.dataset", count_store, *COMMON]
     lora = ["--prm.name", "implicit", "--ds.zero_stage", 3, "--ds.param_dtype", "bf16", "--ds.lora.rank", 4]
     module("train_prm", *line, *lora, "--ckpt.output_dir", tmp_path / "implicit")
@@ -27,5 +27,5 @@ def test_implicit_and_inverse_are_trained_and_judged_in_one_call(tiny, count_sto
         assert (record.kind, record.values) == (kind, values) and record.value_trained is (kind == "inverse")
         check_reward_model("auto", str(tmp_path / kind), str(tiny))
     prms = ["--prm.model_name_or_path", tmp_path / "implicit", tmp_path / "inverse"]
-    module("evaluate", "--eval.dataset", count_store, "--eval.output", tmp_path / "evaluation.json", *prms)
+    module("evaluate", "--eval.dataset", sampled_store, "--eval.output", tmp_path / "evaluation.json", *prms)
     assert {"implicit", "inverse"} <= set(json.loads((tmp_path / "evaluation.json").read_text())["prm_quality"])
