@@ -28,7 +28,7 @@ _MODULES = {
     "ensemble": "several process reward models as one",
     "train_ppo_ray": "PPO on Ray, the host's command line and ours",
     "evaluate": "what PRMs know, best-of-N",
-    "search": "greedy by Q, beams",
+    "search": "greedy by Q, beams, best-of-N, look-ahead, MCTS",
 }
 
 
