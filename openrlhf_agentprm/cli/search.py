@@ -167,6 +167,7 @@ class _Session:
             tensor_parallel_size=args.vllm.tensor_parallel_size,
             logprobs=bool(s.logprob_weight or s.policy_margin) or s.mcts_prior == "logprob",
             max_num_seqs=args.vllm.max_num_seqs,
+            request_seeds=True,
         )
 
     def __enter__(self) -> _Session:

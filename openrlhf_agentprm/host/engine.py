@@ -39,6 +39,8 @@ class VLLMEngine:
         dtype: of weights and activations; bfloat16, as the host samples.
         logprobs: keep the log-probability of each sampled token.
         max_num_seqs: completions that run at once.
+        request_seeds: completions have seeds of their own. On a CPU prompts are then read in one part; vLLM warns of it, but its scheduler
+            alone reads that setting.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class VLLMEngine:
         dtype: str = "bfloat16",
         logprobs: bool = True,
         max_num_seqs: int = 256,
+        request_seeds: bool = False,
     ) -> None:
         prepare_environment()
         if tensor_parallel_size == 1:
@@ -75,7 +78,7 @@ class VLLMEngine:
             max_num_seqs=max_num_seqs,
             disable_log_stats=True,
         )
-        if not has_cuda():  # a prompt in parts winds back the generator of a request with a seed, which a CPU's cannot do
+        if request_seeds and not has_cuda():  # a prompt in parts winds back its request's generator, which a CPU's cannot do
             arguments |= dict(enable_chunked_prefill=False, max_num_batched_tokens=max(_CPU_BATCH, max_model_len))
         try:
             self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**arguments))

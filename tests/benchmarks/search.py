@@ -146,7 +146,7 @@ def speed(args: argparse.Namespace) -> None:
             subprocess.run([sys.executable, "-m", "openrlhf_agentprm.cli.tiny_policy", *line], check=True, capture_output=True)
         prm = ScalarPRM(start_from(policy, dtype="fp32").eval(), Record())
         chat = ChatFormat(load_tokenizer(policy))
-        engine = VLLMEngine(policy, max_model_len=512)
+        engine = VLLMEngine(policy, max_model_len=512, request_seeds=True)
         with EnvPool("babyai", BABYAI, 8) as pool:
             tasks = pool.tasks("validation", 0, args.tasks)
 
