@@ -87,5 +87,5 @@ def test_a_kind_trains_and_its_checkpoint_scores_as_the_trainer_did(name, traine
     last_q = torch.tensor([float(q_K[-1]) for q_K, _ in score_all(prm, [e.token_ids for e in episodes], [spans_of(e) for e in episodes])])
     success = torch.tensor([e.outcome > 0.5 for e in episodes])
     assert auc(last_q, success) == pytest.approx(rows[-1]["eval_auc_last"], abs=1e-3), "the checkpoint scores as the trainer did"
-    if name not in ("spa", "thirdparty_median"):  # too few steps for a sum over turns; a median that is the same everywhere
-        assert auc(last_q, success) > 0.6 and last_q[success].mean() > last_q[~success].mean()
+    if name in ("pairs", "trajectory"):  # trained on which episode is the better one; 36 steps tell the others too little of it
+        assert auc(last_q, success) > 0.9 and last_q[success].mean() > last_q[~success].mean()
