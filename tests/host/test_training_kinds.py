@@ -18,6 +18,7 @@ from openrlhf_agentprm.prm.model import Record
 from openrlhf_agentprm.prm.scoring import load_reward_model, score_all
 
 pytestmark = pytest.mark.host
+EPOCHS = 60  # of six steps: from random weights a kind may need two hundred steps to tell success from failure
 WAYS = {
     "pqm": ["--loss.kind", "pqm", "--label.name", "outcome_all", "--loss.zeta", "2"],
     "pairs": ["--loss.kind", "pairs", "--label.sidecar", "<pairs>"],
@@ -38,9 +39,13 @@ for line in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def samples(count_store, tmp_path_factory):
-    """The counting game's episodes as samples of three tasks, one for each goal, and pairs of them; training takes all of them in one go."""
+    """The counting game's episodes as samples of three tasks, one for each goal, and pairs of them; training takes all of them in one go.
+
+    In the order of tasks: a store's own order is that in which workers finished, and batches follow from it.
+    """
     folder = tmp_path_factory.mktemp("samples")
-    found = [replace(e, task_id=e.instruction, sample=n, episode_id="") for n, e in enumerate(EpisodeStore(count_store).episodes())]
+    collected = sorted(EpisodeStore(count_store).episodes(), key=lambda e: e.task_id)
+    found = [replace(e, task_id=e.instruction, sample=n, episode_id="") for n, e in enumerate(collected)]
     with EpisodeWriter(folder / "store") as writer:
         for episode in found:
             writer.add(episode)
@@ -57,8 +62,8 @@ def samples(count_store, tmp_path_factory):
 def trained(samples, tiny):
     """A checkpoint of each."""
     common = ["--model.model_name_or_path", tiny, "--data.dataset", samples / "store", "--data.max_len", 128, "--ds.zero_stage", 0]
-    common += ["--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32", "--train.batch_size", 16, "--train.micro_batch_size", 8]
-    common += ["--train.max_epochs", 6, "--adam.lr", "2e-3", "--eval.dataset", samples / "store"]
+    common += ["--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32", "--train.batch_size", 16, "--train.micro_batch_size", 16]
+    common += ["--train.max_epochs", EPOCHS, "--adam.lr", "1e-3", "--eval.dataset", samples / "store", "--eval.steps", 120]
     lines = [
         [*common, "--ckpt.output_dir", samples / name, *(samples / "pairs" if word == "<pairs>" else word for word in way)]
         for name, way in WAYS.items()
@@ -70,8 +75,8 @@ def trained(samples, tiny):
 @pytest.mark.parametrize("name", WAYS)
 def test_a_kind_trains_and_its_checkpoint_scores_as_the_trainer_did(name, trained):
     rows = [json.loads(line) for line in (Path(trained / name) / "history.jsonl").read_text().splitlines()]
-    first, last = (sum(row["loss"] for row in rows if row["epoch"] == epoch) for epoch in (0, 5))
-    assert last < (1.0 if name == "pqm" else 0.9) * first
+    first, last = (sum(row["loss"] for row in rows if row["epoch"] == epoch) for epoch in (0, EPOCHS - 1))
+    assert last < 0.9 * first
     record = Record.load(trained / name)
     assert kind_of(str(trained / name)) == (name if name not in ("pqm", "pairs") else "scalar")
     assert record.scale == {"pqm": "order", "pairs": "order", "trajectory": "order", "spa": "share"}.get(name, "probability")
@@ -87,5 +92,4 @@ def test_a_kind_trains_and_its_checkpoint_scores_as_the_trainer_did(name, traine
     last_q = torch.tensor([float(q_K[-1]) for q_K, _ in score_all(prm, [e.token_ids for e in episodes], [spans_of(e) for e in episodes])])
     success = torch.tensor([e.outcome > 0.5 for e in episodes])
     assert auc(last_q, success) == pytest.approx(rows[-1]["eval_auc_last"], abs=1e-3), "the checkpoint scores as the trainer did"
-    if name in ("pairs", "trajectory"):  # trained on which episode is the better one; 36 steps tell the others too little of it
-        assert auc(last_q, success) > 0.9 and last_q[success].mean() > last_q[~success].mean()
+    assert auc(last_q, success) > 0.9 and last_q[success].mean() > last_q[~success].mean()
