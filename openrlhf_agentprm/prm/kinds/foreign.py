@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 _READ_OUT = "readout.json"
 
 
-class TwoLabelPRM:
+class TwoLabelPRM(ABC):
     """P(label 1) at the last token of what stands behind each action.
 
     Args:
@@ -119,13 +120,14 @@ class TwoLabelPRM:
         return tokenizer.encode(text, add_special_tokens=False) if text else []
 
     @classmethod
+    @abstractmethod
     def _check_config(cls, path: str, config: Any) -> None:
-        raise NotImplementedError
+        """Refuse what its maker did not make."""
 
     @classmethod
+    @abstractmethod
     def _weights(cls, path: str, dtype: torch.dtype, attn_implementation: str) -> tuple[Any, torch.nn.Module]:
         """(backbone, head)."""
-        raise NotImplementedError
 
 
 class TRLPRM(TwoLabelPRM):
