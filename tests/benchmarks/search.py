@@ -1,6 +1,7 @@
 """Search: does more budget ever hurt, and how fast is it.
 
     python tests/benchmarks/search.py budget --run runs/quickstart [--prm agentprm] [--members agentprm other] [--tasks 300] [--sizes 2 4 8 16 32]
+        [--rules "plain argmax" "policy margin 0.15"]
     python tests/benchmarks/search.py speed      # beam 4×4 beside a loop that samples and scores one candidate at a time
     python tests/benchmarks/search.py prefix     # scoring a node's actions in one pass beside path by path
     python tests/benchmarks/search.py restore    # states by snapshot beside replay
@@ -47,10 +48,10 @@ def budget(args: argparse.Namespace) -> None:
         "policy.model_name_or_path": run / "sft", "search.temperature": args.temperature, "search.seed": args.seed, "search.output": output,
     }  # fmt: skip
     found = {}
-    for rule, flags in RULES.items():
+    for rule, flags in ({"plain argmax": {}} | {rule: RULES[rule] for rule in args.rules}).items():
         searched = _searched({**common, **flags, "prm.model_name_or_path": f"PRM={run / args.prm}"}, methods, control=not flags)
         found[rule] = searched["PRM"]
-        if rule == "plain argmax":
+        if not flags:
             found["random scores"] = searched["random"]
     if args.members:
         folder = run / "search_budget_ensemble"
@@ -237,6 +238,7 @@ def main() -> None:
     parser.add_argument("--prm", default="agentprm", help="its stage with the PRM")
     parser.add_argument("--members", nargs="*", default=[], help="its stages with the PRMs of an ensemble")
     parser.add_argument("--sizes", nargs="+", type=int, default=[2, 4, 8, 16, 32], help="M")
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), help="to set beside plain argmax")
     parser.add_argument("--tasks", type=int, default=None, help="how many (300 for budget, 48 for speed)")
     parser.add_argument("--first_task", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0)
