@@ -1,7 +1,8 @@
 # make quickstart   installs into .venv, then AgentPRM from nothing to a report
-# make test         installs into .venv, then every test
+# make test         installs into .venv, then every test, by two processes side by side (WORKERS=1: by one)
 PYTHON ?= python3.11
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 CPU := patches/openrlhf-0.11.2/requirements-cpu.txt
 CUDA := $(wildcard /dev/nvidia[0-9]* /usr/lib/wsl/lib/libcuda.so*)
@@ -14,7 +15,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/agentprm run quickstart
 
 test: $(VENV)/.installed $(VENV)/.alfworld
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 install: $(VENV)/.installed
 

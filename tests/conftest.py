@@ -26,8 +26,21 @@ from launching import QUICK, agentprm, changes, module, stop_ray  # noqa: E402
 
 from openrlhf_agentprm.host.cpu import prepare_environment  # noqa: E402
 
+SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
+if SIDE_BY_SIDE:  # threads of two processes on the same cores would wait for one another
+    os.environ["OMP_NUM_THREADS"] = "1"
 prepare_environment()
-os.environ.pop("OMP_NUM_THREADS", None)  # commands choose their own
+if not SIDE_BY_SIDE:
+    os.environ.pop("OMP_NUM_THREADS", None)  # commands choose their own
+
+
+def pytest_collection_modifyitems(items):
+    """Files that need the quickstart's run share a process, every other file has its own; the longest come first."""
+    shared = {item.path for item in items if "quick_run" in item.fixturenames}
+    long = {item.path for item in items if item.get_closest_marker("host")}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("quick_run" if item.path in shared else str(item.path)))
+    items.sort(key=lambda item: (item.path not in shared, item.path not in long))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,9 +43,9 @@ def changes(values):
     return [text for key, value in values.items() for text in ("--set", f"{key}={value}")]
 
 
-def deepspeed(name, *arguments, processes=1, port=29600, **kwargs):
+def deepspeed(name, *arguments, processes=1, **kwargs):
     launcher = Path(sys.executable).with_name("deepspeed")
-    line = [launcher, "--num_gpus", processes, "--master_port", port, "--module", f"openrlhf_agentprm.cli.{name}", *arguments]
+    line = [launcher, "--num_gpus", processes, "--master_port", free_port(), "--module", f"openrlhf_agentprm.cli.{name}", *arguments]
     return run(*line, **kwargs)
 
 

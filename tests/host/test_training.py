@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import load_dataset
-from launching import deepspeed, module
+from launching import deepspeed, free_port, module
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
@@ -275,7 +275,7 @@ def test_training_stops_when_held_out_figures_get_worse_and_keeps_the_best_weigh
 def test_a_killed_training_resumes_from_its_last_checkpoint(tiny, count_store, reference, tmp_path):
     rows, _ = reference
     line = [
-        Path(sys.executable).with_name("deepspeed"), "--num_gpus", "1", "--master_port", "29611", "--module", "openrlhf_agentprm.cli.train_prm",
+        Path(sys.executable).with_name("deepspeed"), "--num_gpus", "1", "--master_port", free_port(), "--module", "openrlhf_agentprm.cli.train_prm",
         "--model.model_name_or_path", tiny, "--data.dataset", count_store, "--ckpt.output_dir", tmp_path / "prm", *COMMON,
         "--train.batch_size", "16", "--train.max_epochs", "2", "--adam.lr", "1e-3", "--train.micro_batch_size", "16", "--eval.share", "0.2",
         "--ckpt.path", tmp_path / "state", "--ckpt.save_steps", "1", "--ckpt.load_enable",
