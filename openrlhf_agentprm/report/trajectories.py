@@ -6,18 +6,23 @@ The choice is not random: it prefers tasks that one policy both solved and faile
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from ..agents.chat import load_tokenizer
 from ..core.advantages import turn_gae
+from ..core.errors import UserError
 from ..data.episode import Episode
 from ..data.layout import spans_of
+from ..data.steps import in_steps
 from ..data.store import EpisodeStore
-from ..prm.model import Record
-from ..prm.scoring import ScalarPRM, score_all
+from ..prm.kinds import records_of
+from ..prm.model import ENDS_AS_OUTCOME, SCALES, Record
+from ..prm.scoring import load_reward_model, score_all
+from ..prm.steps import shown as shown_delimiters
 from .artifacts import Artifacts, Collected
 from .board import Board
 from .charts import prm_name
@@ -72,12 +77,14 @@ def make_viewer(found: Artifacts, boards: list[Board]) -> Viewer | None:
     collected = _source(found, boards)
     if collected is None:
         return None
-    groups = [(task, [Shown(e) for e in episodes]) for task, episodes in choose(EpisodeStore(collected.stage.output).episodes())]
+    split, notes = _splitter([found.run.checkpoint(trained.stage) for trained in found.prms])
+    chosen = choose(EpisodeStore(collected.stage.output).episodes())
+    groups = [(task, [Shown(split(e)) for e in episodes]) for task, episodes in chosen]
     shown = [s for _, members in groups for s in members]
     if not shown:
         return None
     lambd, gamma = _discounts(found)
-    prms, notes = [], []
+    prms = []
     for trained in found.prms:
         name = prm_name(found, trained)
         folder = found.run.checkpoint(trained.stage)
@@ -142,18 +149,35 @@ def _discounts(found: Artifacts) -> tuple[float, float]:
     return float(lambd), float(gamma)
 
 
+def _splitter(folders: list[Path]) -> tuple[Callable[[Episode], Episode], list[str]]:
+    """What makes an episode's turns those that the PRMs were trained on, steps of responses if all have the same; and what a reader must know."""
+    trained = {Record.load(folder).delimiters for folder in folders}
+    if len(trained) > 1:
+        return lambda e: e, ["The PRMs were trained on turns of different kinds (steps and whole responses); shown are whole responses."]
+    delimiters = next(iter(trained), ())
+    if not delimiters:
+        return lambda e: e, []
+    try:
+        text = load_tokenizer(str(folders[0])).decode
+    except UserError as error:
+        return lambda e: e, [f"Whole responses are shown, as no tokenizer reads their steps: {error}"]
+    return lambda e: in_steps(e, delimiters, text), [f"Turns are {shown_delimiters(delimiters)}."]
+
+
 def _score(shown: list[Shown], name: str, folder: Path, lambd: float, gamma: float) -> list[str]:
     """Add one PRM's scores to every episode; what a reader must know about them."""
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if size > _LARGEST:
         raise ValueError(f"its weights of {size / 2**30:.0f} GiB are too large to load for a report")
-    prm = ScalarPRM.load(str(folder))
+    prm, record = load_reward_model("auto", str(folder)), records_of("auto", str(folder))[0]
     episodes = [s.episode for s in shown]
     for item, (q_K, v_K) in zip(shown, score_all(prm, [e.token_ids for e in episodes], [spans_of(e) for e in episodes]), strict=True):
-        item.scores[name] = turn_scores(q_K, v_K, item.episode.outcome, prm.record, lambd=lambd, gamma=gamma)
-    if prm.record.value_trained:
+        item.scores[name] = turn_scores(q_K, v_K, item.episode.outcome, record, lambd=lambd, gamma=gamma)
+    if record.scale not in ENDS_AS_OUTCOME:
+        return [f"{name}: {SCALES[record.scale]}; so no value, progress or advantage."]
+    if record.value_trained:
         return []
-    if prm.record.values == "state":
+    if record.values == "state":
         return [f"{name} was trained without values: no value, progress or advantage."]
     return [f"{name} was trained without values, so its first turn has no value, progress or advantage."]
 
@@ -161,14 +185,15 @@ def _score(shown: list[Shown], name: str, folder: Path, lambd: float, gamma: flo
 def turn_scores(q_K: torch.Tensor, v_K: torch.Tensor, outcome: float, record: Record, *, lambd: float, gamma: float) -> list[TurnScores]:
     """Progress Q − V, and GAE over turns with the outcome as the last turn's reward and V from the PRM.
 
-    A_t needs V_t, V_{t+1}, …; where V(s_0) was not trained only the first turn lacks it ("previous_q"), else every turn ("state").
+    A_t needs V_t, V_{t+1}, …; where V(s_0) was not trained only the first turn lacks it ("previous_q"), else every turn ("state"), and so
+    do all turns of scores that do not estimate the outcome.
     """
     rewards_K = torch.zeros_like(q_K)
     rewards_K[-1] = outcome
     advantages_BK, _ = turn_gae(rewards_K[None], v_K[None], torch.ones(1, len(q_K), dtype=torch.bool), gamma=gamma, lambd=lambd)
     rows = []
     for k, (q, v, a) in enumerate(zip(q_K.tolist(), v_K.tolist(), advantages_BK[0].tolist(), strict=True)):
-        known = record.value_trained or (record.values == "previous_q" and k > 0)
+        known = record.scale in ENDS_AS_OUTCOME and (record.value_trained or (record.values == "previous_q" and k > 0))
         rows.append(TurnScores(q, v, q - v, a) if known else TurnScores(q, None, None, None))
     return rows
 
