@@ -1,4 +1,4 @@
-"""Which checkpoints of ours a kind of reward model may be trained on from."""
+"""Which checkpoints a kind of reward model may be trained on from."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ _LANGUAGE_MODELS = ("implicit",)  # kinds whose checkpoint has no head: another 
 
 
 def start_problems(args: Any) -> list[str]:
-    """A start of ours whose head is another one than `--prm.name` trains: of another kind, output or number of heads.
+    """A start whose head is another one than `--prm.name` trains: of another kind, output or number of heads.
 
-    `scalar` may go on as any kind that has one label too. Language models, and checkpoints of other makers, are for the kind's `start` to judge.
+    `scalar`, and a two-label classifier of TRL's, may go on as any kind that has one label. Language models, and other makers' other checkpoints,
+    are for the kind's `start` to judge.
     """
     from ..prm.kinds import trainable
-    from ..prm.model import Record
+    from ..prm.model import Record, foreign_kind
     from ..prm.vocabulary import read_config
 
     start, name, kind = args.model.model_name_or_path, args.prm.name, trainable(args.prm.name)
     before = Record.load(start)
+    if before.method == "unknown" and foreign_kind(start) == "trl" and _labels(kind, name) != 1:
+        return [
+            f"{start} is a two-label classifier of another maker, which goes on as --prm.name scalar or another kind with one score; --prm.name "
+            f"{name} starts from a language model"
+        ]
     if before.method == "unknown" or (before.kind in _LANGUAGE_MODELS and name not in _LANGUAGE_MODELS):
         return []
     one_label = getattr(kind, "labels", None) == 1
@@ -32,3 +38,8 @@ def start_problems(args: Any) -> list[str]:
         which = f"--loss.kind {args.loss.kind}" if name in ("scalar", "heads", "hierarchical") else f"--prm.name {name}"
         return [f"{which} trains a {output} output, but {start} has a {before.output} one"]
     return []
+
+
+def _labels(kind: Any, name: str) -> int | None:
+    """Scores a token; None: several, or none at all. What is not said is left to the kind's `start`."""
+    return None if name in _LANGUAGE_MODELS else getattr(kind, "labels", 1)

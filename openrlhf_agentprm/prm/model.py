@@ -128,8 +128,8 @@ def _fresh_head(weight: torch.Tensor, seed: int) -> None:
         weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)) * 0.02)
 
 
-def check_checkpoint(path: str, policy: str | None = None) -> None:
-    """Refuse what is no scalar PRM, and a PRM that does not speak the policy's tokens; reads configurations and tokenizers only.
+def check_checkpoint(path: str, policy: str | None = None, labels: int | None = None) -> None:
+    """Refuse what is no PRM with so many scores a token (None: any number), and one that does not speak the policy's tokens; reads no weights.
 
     Raises:
         UserError: names both models.
@@ -140,6 +140,8 @@ def check_checkpoint(path: str, policy: str | None = None) -> None:
             f"{path!r} is a {', '.join(config.architectures or ['model of unknown class'])}, not a process reward model "
             "(a …ForTokenClassification checkpoint with one label); train one with cli.train_prm"
         )
+    if labels is not None:
+        _check_labels(config.num_labels, path, labels)
     if policy is not None:
         check_same_vocabulary(path, policy)
 
@@ -178,15 +180,20 @@ def check_head(model: Any, path: str, labels: int | None = 1) -> None:
         raise UserError(
             f"{path!r}: its token-classification class has no head named 'score', which the other readers of the checkpoint expect"
         )
-    if labels is not None and score.out_features != labels:
-        kind = "a scalar PRM" if labels == 1 else "this one"
-        foreign = (labels, score.out_features) == (1, 2) and Record.load(path).method == "unknown"
-        more = "; --prm.name trl scores such a checkpoint, and cli.train_prm starts from it" if foreign else ""
-        raise UserError(f"{path!r} scores {score.out_features} label{'s' * (score.out_features != 1)} a token; {kind} has {labels}{more}")
+    if labels is not None:
+        _check_labels(score.out_features, path, labels)
     if score.bias is not None:
         raise UserError(
             f"{path!r} has a bias in its head, which the host's critic drops silently; retrain with token_classification_bias=False"
         )
+
+
+def _check_labels(found: int, path: str, labels: int) -> None:
+    if found != labels:
+        kind = "a scalar PRM" if labels == 1 else "this one"
+        foreign = (labels, found) == (1, 2) and Record.load(path).method == "unknown"
+        more = "; --prm.name trl scores such a checkpoint, and cli.train_prm starts from it" if foreign else ""
+        raise UserError(f"{path!r} scores {found} label{'s' * (found != 1)} a token; {kind} has {labels}{more}")
 
 
 def read_heads(

@@ -92,9 +92,12 @@ class ScalarPRM:
         return cls(model.to(device), Record.load(path))
 
     supports: frozenset[str] = frozenset({"packing", "replay"})
-    check = staticmethod(check_checkpoint)
     start = staticmethod(start_from)
     on_call = staticmethod(read_out_on_call)
+
+    @classmethod
+    def check(cls, path: str, policy: str | None = None) -> None:
+        check_checkpoint(path, policy, labels=cls.labels)
 
     @staticmethod
     def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> Objective:

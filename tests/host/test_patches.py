@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.host import patches
+from openrlhf_agentprm.host import parsers, patches
 from openrlhf_agentprm.host.parsers import host_parser
 
 HOST = Path(str(metadata.distribution("openrlhf").locate_file("")))
@@ -137,6 +137,16 @@ def test_the_hosts_parser_is_read_without_importing_the_host(module):
     parser = host_parser(module)
     known = {option for action in parser._actions for option in action.option_strings}
     assert len(flags) > 40 and flags <= known
+
+
+def test_a_command_line_without_a_flag_for_it_asks_for_nothing_that_needs_cuda(monkeypatch):
+    for mode, wanted in (("cpu", (True, "gloo", "sdpa", 0.05)), ("cuda", (False, "nccl", "flash_attention_2", 0.95))):
+        monkeypatch.setenv("OPENRLHF_AGENTPRM_MODE", mode)
+        parsers._parser_code.cache_clear()
+        parser = host_parser("train_ppo_ray")
+        names = ("vllm.enforce_eager", "vllm.sync_backend", "ds.attn_implementation", "vllm.gpu_memory_utilization")
+        assert tuple(parser.get_default(name) for name in names) == wanted
+    parsers._parser_code.cache_clear()
 
 
 def test_cpu_settings_are_not_touched_where_there_is_a_gpu():

@@ -1,4 +1,5 @@
-"""Every kind of reward model and every ranking loss, trained for real by the command on tiny data, in one process one after the other."""
+"""Every kind of reward model and every ranking loss, trained for real by the command on tiny data: in one process one after the other, in two
+with partitioned weights and with LoRA."""
 
 import json
 import sys
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import run
+from launching import free_port, run
 
+from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.core.metrics import auc
 from openrlhf_agentprm.data.layout import spans_of
 from openrlhf_agentprm.data.pairs import Pair, PairsSidecar
@@ -32,9 +34,22 @@ WAYS = {
 CODE = """
 import json, sys
 from openrlhf_agentprm.cli.train_prm import main
-for line in json.loads(sys.argv[1]):
+for line in json.loads(sys.argv[-1]):
     main(line)
 """
+COMMON = [
+    "--data.max_len",
+    "128",
+    "--ds.attn_implementation",
+    "sdpa",
+    "--ds.param_dtype",
+    "fp32",
+    "--train.batch_size",
+    "16",
+    "--adam.lr",
+    "1e-3",
+]
+APART = ("two_head", "heads", "hierarchical", "spa", "trajectory", "implicit", "trl")
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +73,66 @@ def samples(count_store, tmp_path_factory):
     return folder
 
 
+def last_scores(folder, episodes):
+    prm = load_reward_model("auto", str(folder))
+    return torch.tensor([float(q_K[-1]) for q_K, _ in score_all(prm, [e.token_ids for e in episodes], [spans_of(e) for e in episodes])])
+
+
+def history(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trl(tiny, tmp_path_factory):
+    """What TRL's PRMTrainer leaves: two labels, a bias in the head."""
+    from transformers import AutoModelForTokenClassification
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("trl") / "prm"
+    AutoModelForTokenClassification.from_pretrained(tiny, num_labels=2, dtype=torch.float32).save_pretrained(folder)
+    load_tokenizer(str(tiny)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def apart(samples, tiny, trl, tmp_path_factory):
+    """A short training of each kind in one process, and in two with ZeRO-3, with LoRA too."""
+    folder = tmp_path_factory.mktemp("apart")
+
+    def lines(part, *flags):
+        common = [*COMMON, "--data.dataset", samples / "store", "--eval.dataset", samples / "store", "--train.max_epochs", 2, *flags]
+        ways = WAYS | {"implicit": ["--prm.name", "implicit"], "trl": ["--label.name", "outcome_all", "--loss.kind", "soft_bce"]}
+        start = {"trl": trl}
+        return [
+            [str(w) for w in [*common, "--model.model_name_or_path", start.get(n, tiny), "--ckpt.output_dir", folder / part / n, *ways[n]]]
+            for n in APART
+        ]
+
+    run(sys.executable, "-c", CODE, json.dumps(lines("whole", "--ds.zero_stage", 0, "--train.micro_batch_size", 16)))
+    shards = ["--ds.zero_stage", 3, "--train.micro_batch_size", 4]
+    (folder / "several.py").write_text(CODE)
+    line = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", 2, "--master_port", free_port(), folder / "several.py"]
+    run(*line, json.dumps([*lines("shards", *shards), *lines("lora", *shards, "--ds.lora.rank", 4)]))
+    return folder
+
+
+@pytest.mark.parametrize("name", APART)
+def test_partitioned_weights_give_a_kind_the_losses_and_scores_of_one_process(name, apart, samples):
+    whole, shards, lora = (history(apart / part / name) for part in ("whole", "shards", "lora"))
+    assert [row["loss"] for row in shards] == pytest.approx([row["loss"] for row in whole], rel=2e-3, abs=1e-5) and len(whole) >= 12
+    assert lora[0]["loss"] == pytest.approx(whole[0]["loss"], rel=2e-3) and lora[-1]["loss"] != whole[-1]["loss"]
+    episodes = list(EpisodeStore(samples / "store").episodes())
+    success = torch.tensor([e.outcome > 0.5 for e in episodes])
+    for part, rows in (("shards", shards), ("lora", lora)):
+        found = auc(last_scores(apart / part / name, episodes), success)
+        assert found == pytest.approx(rows[-1]["eval_auc_last"], abs=1e-3), f"{part}: the checkpoint scores as the trainer did"
+
+
 @pytest.fixture(scope="module")
 def trained(samples, tiny):
     """A checkpoint of each."""
-    common = ["--model.model_name_or_path", tiny, "--data.dataset", samples / "store", "--data.max_len", 128, "--ds.zero_stage", 0]
-    common += ["--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32", "--train.batch_size", 16, "--train.micro_batch_size", 16]
-    common += ["--train.max_epochs", EPOCHS, "--adam.lr", "1e-3", "--eval.dataset", samples / "store", "--eval.steps", 120]
+    common = [*COMMON, "--model.model_name_or_path", tiny, "--data.dataset", samples / "store", "--eval.dataset", samples / "store"]
+    common += ["--ds.zero_stage", 0, "--train.micro_batch_size", 16, "--train.max_epochs", EPOCHS, "--eval.steps", 120]
     lines = [
         [*common, "--ckpt.output_dir", samples / name, *(samples / "pairs" if word == "<pairs>" else word for word in way)]
         for name, way in WAYS.items()
@@ -74,7 +143,7 @@ def trained(samples, tiny):
 
 @pytest.mark.parametrize("name", WAYS)
 def test_a_kind_trains_and_its_checkpoint_scores_as_the_trainer_did(name, trained):
-    rows = [json.loads(line) for line in (Path(trained / name) / "history.jsonl").read_text().splitlines()]
+    rows = history(trained / name)
     first, last = (sum(row["loss"] for row in rows if row["epoch"] == epoch) for epoch in (0, EPOCHS - 1))
     assert last < 0.9 * first
     record = Record.load(trained / name)
@@ -88,8 +157,7 @@ def test_a_kind_trains_and_its_checkpoint_scores_as_the_trainer_did(name, traine
         3 if name == "heads" else None
     )
     episodes = list(EpisodeStore(trained / "store").episodes())
-    prm = load_reward_model("auto", str(trained / name))
-    last_q = torch.tensor([float(q_K[-1]) for q_K, _ in score_all(prm, [e.token_ids for e in episodes], [spans_of(e) for e in episodes])])
+    last_q = last_scores(trained / name, episodes)
     success = torch.tensor([e.outcome > 0.5 for e in episodes])
     assert auc(last_q, success) == pytest.approx(rows[-1]["eval_auc_last"], abs=1e-3), "the checkpoint scores as the trainer did"
     assert auc(last_q, success) > 0.9 and last_q[success].mean() > last_q[~success].mean()

@@ -15,7 +15,7 @@ from openrlhf_agentprm.cli.train_prm_checks import problems_of_flags
 from openrlhf_agentprm.core.batches import ProcessScores
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.host.ppo_checks import _critic_problems, _value_problems
-from openrlhf_agentprm.prm.kinds import trainable
+from openrlhf_agentprm.prm.kinds import check_reward_model, trainable
 from openrlhf_agentprm.prm.kinds.ensemble import EnsemblePRM
 from openrlhf_agentprm.prm.model import Record, save_prm, start_from
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch
@@ -107,6 +107,32 @@ def test_training_goes_on_from_the_same_head_only(bpe_policy, tmp_path):
     assert len(sigmoid) == 1 and "--loss.kind soft_bce trains a sigmoid output, but" in sigmoid[0]
     for start, *flags in (("scalar", "spa"), ("two_head", "two_head"), ("heads", "heads", "--prm.heads", 2), ("implicit", "scalar")):
         assert problems_of_flags(flags_of(tmp_path / start, "--prm.name", *flags)) == []
+
+
+def test_a_kind_that_has_other_heads_than_the_checkpoint_is_told_from_its_files(bpe_policy, tmp_path):
+    """Before PPO or a search starts anything: without a look at the weights."""
+    for name, labels in (("one", 1), ("two_head", 2), ("three", 3)):
+        model = start_from(str(bpe_policy), dtype="fp32", labels=labels)
+        save_prm(model, load_tokenizer(str(bpe_policy)), tmp_path / name, Record(method="td_gae"))
+        (tmp_path / name / "model.safetensors").unlink()
+    for name, kind, told in (
+        ("two_head", "scalar", "scores 2 labels a token; a scalar PRM has 1$"),
+        ("three", "two_head", "scores 3 labels"),
+    ):
+        with pytest.raises(UserError, match=told):
+            check_reward_model(kind, str(tmp_path / name))
+    for name, kind in (("one", "scalar"), ("two_head", "two_head"), ("three", "heads")):
+        check_reward_model(kind, str(tmp_path / name))
+
+
+def test_another_makers_two_labels_go_on_as_one_score_only(bpe_policy, tmp_path):
+    """With a bias or without, right and wrong are no promise and progress, nor a bootstrap's two heads."""
+    start_from(str(bpe_policy), dtype="fp32", labels=2).save_pretrained(tmp_path / "trl")
+    for flags in (["two_head"], ["heads", "--prm.heads", "2"], ["implicit"]):
+        problems = problems_of_flags(flags_of(tmp_path / "trl", "--prm.name", *flags))
+        assert len(problems) == 1 and "is a two-label classifier of another maker, which goes on as --prm.name scalar" in problems[0]
+    for kind in ("scalar", "spa", "trajectory", "hierarchical"):
+        assert problems_of_flags(flags_of(tmp_path / "trl", "--prm.name", kind)) == []
 
 
 def test_flags_that_are_read_are_taken(bpe_policy, made):
