@@ -37,18 +37,8 @@ from openrlhf_agentprm.cli.train_prm import main
 for line in json.loads(sys.argv[-1]):
     main(line)
 """
-COMMON = [
-    "--data.max_len",
-    "128",
-    "--ds.attn_implementation",
-    "sdpa",
-    "--ds.param_dtype",
-    "fp32",
-    "--train.batch_size",
-    "16",
-    "--adam.lr",
-    "1e-3",
-]
+COMMON = ["--data.max_len", "128", "--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32", "--train.batch_size", "16"]
+COMMON += ["--adam.lr", "1e-3"]
 APART = ("two_head", "heads", "hierarchical", "spa", "trajectory", "implicit", "trl")
 
 
