@@ -1,7 +1,8 @@
 """SFT on episode stores, inside the host's own trainer.
 
 The host's dataset takes text, encodes prefixes again and replaces the last token; ours hands over the tokens of the episodes and a loss mask
-on the positions that predict action tokens. A dataset that is no episode store goes the host's own way.
+on the positions that predict action tokens, or any token with `--model.pretrain_mode_enable`. A dataset that is no episode store goes the
+host's own way.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def for_episodes(text_dataset: Any, blend: Callable[..., Any]) -> tuple[Callable
             from ..prm.vocabulary import check_vocabulary
 
             check_vocabulary(strategy.args.model.model_name_or_path, data.path, data.episodes)
-            return EpisodeDataset(data, tokenizer, max_length, strategy.args.data.min_outcome)
+            return EpisodeDataset(data, tokenizer, max_length, strategy.args.data.min_outcome, kwargs.get("pretrain_mode", False))
         return text_dataset(data, tokenizer, max_length, strategy, **kwargs)
 
     return dataset, load
@@ -101,22 +102,25 @@ class _Rows:
 class EpisodeDataset:
     """(input_ids, attention_mask, loss_mask) of each episode, as the host's `SFTTrainer` wants them.
 
-    The loss mask is 1 at [start − 1, end − 1) of every action: the positions that predict its tokens.
+    The loss mask is 1 at [start − 1, end − 1) of every action: the positions that predict its tokens. In pretrain mode it is 1 at every
+    position that predicts a token.
 
     Args:
         rows: episodes.
         tokenizer: gives the padding token.
         max_length: longer episodes are left out, counted and told.
         min_outcome: leave out episodes below this outcome.
+        pretrain_mode: learn what is observed too, as the host's `--model.pretrain_mode_enable` has it for text.
 
     Raises:
         UserError: nothing is left to train on, or an episode is unfit.
     """
 
-    def __init__(self, rows: _Rows, tokenizer: Any, max_length: int, min_outcome: float | None) -> None:
+    def __init__(self, rows: _Rows, tokenizer: Any, max_length: int, min_outcome: float | None, pretrain_mode: bool = False) -> None:
         from ..data.episode import problems_of
 
         self.tokenizer = tokenizer
+        self.pretrain_mode = pretrain_mode
         with_outcome = [e for e in rows.episodes if e.status.has_outcome]
         wanted = [e for e in with_outcome if min_outcome is None or e.outcome >= min_outcome]
         problems = [problem for episode in wanted for problem in problems_of(episode)]
@@ -143,7 +147,8 @@ class EpisodeDataset:
 
         episode = self.episodes[index]
         ids = torch.tensor(episode.token_ids)[None]
-        return ids, torch.ones_like(ids), loss_mask(spans_of(episode), ids.shape[1])[None]
+        spans = [(1, ids.shape[1])] if self.pretrain_mode else spans_of(episode)
+        return ids, torch.ones_like(ids), loss_mask(spans, ids.shape[1])[None]
 
     def collate_fn(self, items: list[tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
         import torch

@@ -60,6 +60,16 @@ def test_sft_trains_exactly_the_action_tokens(count_store, tiny):
     assert ids.shape == attention.shape == mask.shape and not mask[attention == 0].any()
 
 
+def test_sft_in_the_hosts_pretrain_mode_learns_what_is_observed_too(count_store, tiny):
+    dataset, load = for_episodes(None, None)
+    args = SimpleNamespace(model=SimpleNamespace(model_name_or_path=str(tiny)), data=SimpleNamespace(min_outcome=None))
+    chosen = dataset(
+        load(str(count_store)), load_tokenizer(str(tiny)), 128, SimpleNamespace(args=args), pretrain_mode=True, multiturn=False
+    )
+    for _, _, mask in (chosen[i] for i in range(len(chosen))):
+        assert mask[0, :-1].all() and float(mask[0, -1]) == 0
+
+
 def test_sft_data_that_cannot_be_trained_on_is_told(count_store, tiny):
     tokenizer = load_tokenizer(str(tiny))
     with pytest.raises(UserError, match="96 longer than --data.max_len 3"):

@@ -16,6 +16,8 @@ from .oracle import Goal, shortest_plan
 
 _GAMES = {"train": 3000, "validation": 120, "test": 120}
 _TASK = "Your task is to: "
+# A tokenizer with one token a digit may give "shelf 1 0" for "shelf 10"; no command has a number beside a number.
+_SPLIT_NUMBER = re.compile(r"(?<=\d) (?=\d)")
 # ALFWorld's releases before 0.4 put things "in/on"; later ones "move" them "to".
 _SPELLINGS = (
     (re.compile(r"put (.+) (?:in/on|into|onto|in|on) (.+)"), r"move \1 to \2"),
@@ -140,6 +142,6 @@ def _split_first_text(text: str) -> tuple[str, str]:
 
 def _spelled(action: str, commands: Sequence[str]) -> str:
     """The admissible command that is meant, whatever the case, spacing and release's spelling; empty if there is none."""
-    text = " ".join(action.lower().split()).rstrip(" .")
+    text = _SPLIT_NUMBER.sub("", " ".join(action.lower().split())).rstrip(" .")
     candidates = [text, *(pattern.sub(form, text) for pattern, form in _SPELLINGS if pattern.fullmatch(text))]
     return next((candidate for candidate in candidates if candidate in commands), "")

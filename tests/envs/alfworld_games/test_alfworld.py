@@ -1,6 +1,7 @@
 """ALFWorld as an environment: the contract, the exact oracle, and what a user can get wrong."""
 
 import random
+import re
 import sys
 
 import pytest
@@ -49,6 +50,17 @@ def test_case_spacing_and_older_spellings_are_understood(env):
         *_, info = env.step(action.upper() if action != older else action)
         assert info["valid_action"]
     assert info["success"]
+
+
+def test_a_number_that_a_tokenizer_splits_is_understood(env):
+    for task in env.tasks("train"):
+        env.reset(options={"task_id": task})
+        far = [command for command in env.admissible_actions() if re.search(r" \d\d$", command)]
+        if far:
+            observation, *_, info = env.step(f"{far[0][:-1]} {far[0][-1]}")
+            assert info["valid_action"] and far[0].removeprefix("go to ") in observation
+            return
+    pytest.fail("no task has ten receptacles of a kind")
 
 
 # --- oracle ---
