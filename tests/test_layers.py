@@ -77,7 +77,9 @@ def test_core_alone_in_a_fresh_interpreter():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("command", [["--help"], ["list"], ["run", "--help"], ["doctor", "--help"], ["serve", "--help"], ["export", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["list"], ["run", "--help"], ["doctor", "--help"], ["serve", "--help"], ["export", "--help"]]
+)
 def test_help_and_list_import_nothing_heavy(command):
     code = (
         "import sys\nsys.argv = ['agentprm', *sys.argv[1:]]\nfrom openrlhf_agentprm.cli.main import dispatch\n"

@@ -80,7 +80,9 @@ def main(argv: Sequence[str]) -> int:
     completes, acts = (name in inspect.signature(method.annotate).parameters for name in ("complete", "act"))
     in_steps = args.prm.step_delimiter not in (None, [()]) or args.prm.step_delimiter_text is not None
     if acts and in_steps:
-        problems.append(f"--label.name {args.label.name} samples whole responses: leave out --prm.step_delimiter and --prm.step_delimiter_text")
+        problems.append(
+            f"--label.name {args.label.name} samples whole responses: leave out --prm.step_delimiter and --prm.step_delimiter_text"
+        )
     if not (completes or acts):
         unread = [name for name, value in vars(flags).items() if name.startswith(_OF_COMPLETIONS) and value != parser.get_default(name)]
         if (args.prm.step_delimiter or args.prm.step_delimiter_text) and "policy.model_name_or_path" in unread:

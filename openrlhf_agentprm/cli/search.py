@@ -121,7 +121,9 @@ def read_results(output: Path) -> list[dict[str, Any]]:
         return []
     try:
         found = json.loads(output.read_text(encoding="utf-8"))
-        why = "" if isinstance(found, list) and all(isinstance(entry, dict) and "prm" in entry for entry in found) else "no list of searches"
+        why = (
+            "" if isinstance(found, list) and all(isinstance(entry, dict) and "prm" in entry for entry in found) else "no list of searches"
+        )
     except (ValueError, OSError) as error:
         why = f"no JSON that can be read: {error}"
     if why:

@@ -123,7 +123,14 @@ def entry_of(args: Any, method: Method, *, control: bool) -> dict[str, Any]:
     return entry | {"budget_tokens": s.budget_tokens, "budget_turns": s.budget_turns, "budget_seconds": s.budget_seconds}
 
 
-EARLIER: dict[str, Any] = {"tie_margin": 0.0, "policy_margin": 0.0, "logprob_weight": 0.0, "pav_alpha": 0.0, "pav_best_of_k": None, "prover": ""}
+EARLIER: dict[str, Any] = {
+    "tie_margin": 0.0,
+    "policy_margin": 0.0,
+    "logprob_weight": 0.0,
+    "pav_alpha": 0.0,
+    "pav_best_of_k": None,
+    "prover": "",
+}
 EARLIER |= {"step_tokens": [], "budget_tokens": None, "budget_turns": None, "budget_seconds": None}
 
 

@@ -56,7 +56,9 @@ def read_next_actions(folders: Sequence[str]) -> tuple[Actions, str | None]:
         rows = read_rows(folder, KIND, SCHEMA).to_pylist()
         about = read_about(folder)
         if about.get("step_delimiter"):
-            raise UserError(f"{folder} holds actions at steps of responses, and next actions are whole responses; make them again with cli.label")
+            raise UserError(
+                f"{folder} holds actions at steps of responses, and next actions are whole responses; make them again with cli.label"
+            )
         policies.setdefault(about["policy_digest"], folder)
         for row in sorted(rows, key=lambda r: (r["episode_id"], r["turn"], r["sample"])):
             turns = found.setdefault(row["episode_id"], [])

@@ -180,7 +180,13 @@ class PRMTrainer:
         """What is trained, on what, from what: only the same may go on from a checkpoint."""
         args = self.args
         parts = [vars(args.prm), vars(args.label), vars(args.loss), vars(args.adam), vars(args.ds.lora), args.ds.param_dtype]
-        parts += [len(self.objective.lengths), args.data.expert_dataset, args.data.next_actions, args.data.replay_decay, args.data.replay_share]
+        parts += [
+            len(self.objective.lengths),
+            args.data.expert_dataset,
+            args.data.next_actions,
+            args.data.replay_decay,
+            args.data.replay_share,
+        ]
         parts += [args.eval.share, args.eval.dataset]
         parts += [args.data.dataset, args.model.model_name_or_path, args.train.batch_size, args.train.seed, args.train.max_epochs]
         return json.dumps(parts, sort_keys=True, default=str)

@@ -72,7 +72,9 @@ class Batcher:
         """
         job = _Job(items)
         if job.tokens > self.queued_tokens:
-            raise RequestError(422, f"the request has {job.tokens} tokens; at most {self.queued_tokens} may wait: send fewer episodes at once")
+            raise RequestError(
+                422, f"the request has {job.tokens} tokens; at most {self.queued_tokens} may wait: send fewer episodes at once"
+            )
         with self._change:
             if self._closed:
                 raise RequestError(503, "the server is stopping")

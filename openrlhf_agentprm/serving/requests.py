@@ -224,7 +224,9 @@ def _check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RequestError(422, f"the text {_brief(text)} holds half of a surrogate pair at {error.start}, which is no character") from error
+        raise RequestError(
+            422, f"the text {_brief(text)} holds half of a surrogate pair at {error.start}, which is no character"
+        ) from error
 
 
 def _as_collected(chat: ChatFormat, texts: Sequence[str]) -> tuple[list[int], list[Span]]:

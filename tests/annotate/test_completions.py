@@ -234,7 +234,12 @@ def test_labels_by_the_real_engine_here_and_by_ray(tiny, count_store, tmp_path):
     assert len(EpisodeStore(tmp_path / "completions")) == about["cost"]["completions"]
     found = read_about(tmp_path / "omega")
     assert 0 < found["figures"]["states_completed"] < figures["states"] and found["figures"]["most_states_of_an_episode"] <= 3  # of 6 turns
-    assert 0 < found["cost"]["completions"] < about["cost"]["completions"] and 0 < found["cost"]["sampled_tokens"] < about["cost"]["sampled_tokens"]
+    assert (
+        0 < found["cost"]["completions"] < about["cost"]["completions"]
+        and 0 < found["cost"]["sampled_tokens"] < about["cost"]["sampled_tokens"]
+    )
     extra = ["--label.options", json.dumps({"samples": 3, "q": str(tmp_path / "soft")})]
-    module("label", *line[:-2], *extra, "--label.name", "shaped", "--label.output", tmp_path / "shaped")  # one more of each, and of the starts
+    module(
+        "label", *line[:-2], *extra, "--label.name", "shaped", "--label.output", tmp_path / "shaped"
+    )  # one more of each, and of the starts
     assert len(EpisodeStore(tmp_path / "completions")) == 3 * read_about(tmp_path / "shaped")["figures"]["states"] > 3 * figures["states"]

@@ -138,7 +138,15 @@ def test_the_environment_is_given_whole_actions_and_the_cap_counts_what_was_begu
     rest = divided.token_ids[divided.turns[2].action_start :]
     whole = next(e for e in EpisodeStore(store.path).episodes() if e.episode_id == divided.episode_id)
     assert builder.act(rest, []) == chat.parse(whole.turns[0].action)
-    ended = {"observation": "", "reward": 1.0, "terminated": True, "truncated": False, "valid_action": True, "success": True, "outcome": None}
+    ended = {
+        "observation": "",
+        "reward": 1.0,
+        "terminated": True,
+        "truncated": False,
+        "valid_action": True,
+        "success": True,
+        "outcome": None,
+    }
     builder.observe(ended)
     assert builder.episode().token_ids == whole.token_ids and builder.episode().turns == [
         type(whole.turns[0])(inside.observation, whole.turns[0].action, inside.action_start, len(whole.token_ids), 1.0, True)

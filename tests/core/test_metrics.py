@@ -130,7 +130,9 @@ def test_weighted_majority_by_hand():
     # without weights keys 0 and 1 tie in {0,1} and {0,2}, and so on: (1/2 + 0 + 1/2 + 1/2 + 1 + 1/2) / 6
     assert metrics.weighted_majority(torch.ones(1, 4), keys, outcomes, 2).tolist() == [0.5]
     # few votes are votes: 3 to 1
-    assert metrics.weighted_majority(torch.tensor([[3e-12, 1e-12]]), torch.tensor([[0, 1]]), torch.tensor([[0.0, 1.0]]), 2).tolist() == [0.0]
+    assert metrics.weighted_majority(torch.tensor([[3e-12, 1e-12]]), torch.tensor([[0, 1]]), torch.tensor([[0.0, 1.0]]), 2).tolist() == [
+        0.0
+    ]
     # no votes at all: every key that was given shares
     assert metrics.weighted_majority(-torch.ones(1, 4), keys, outcomes, 4).tolist() == pytest.approx([(0 + 0.5 + 1) / 3])
 

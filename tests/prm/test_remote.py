@@ -129,7 +129,9 @@ def test_rows_without_turns_are_not_asked_for(served, checkpoint, tokens, tmp_pa
         assert not prm.score(make_batch([[5]], [[]])).q_BK.any()
 
 
-@pytest.mark.parametrize("entry", [lambda i: {"index": 0}, lambda i: {"index": str(i)}, lambda i: {}, lambda i: [0.5], lambda i: {"index": i + 1}])
+@pytest.mark.parametrize(
+    "entry", [lambda i: {"index": 0}, lambda i: {"index": str(i)}, lambda i: {}, lambda i: [0.5], lambda i: {"index": i + 1}]
+)
 def test_pooled_scores_have_to_say_whose_they_are(tokens, entry):
     def pooled(payload):
         found = [entry(i) for i in range(len(payload["input"]))]
@@ -215,7 +217,9 @@ def test_a_remote_prm_judges_a_store(tiny, count_store, tmp_path):
     from openrlhf_agentprm.annotate.given import Scored
 
     tokenizer = load_tokenizer(str(tiny))
-    service = Service(ScalarPRM(start_from(str(tiny), dtype="fp32").eval(), Record()), Reader(tokenizer, len(tokenizer), Limits()), {"digest": "d"})
+    service = Service(
+        ScalarPRM(start_from(str(tiny), dtype="fp32").eval(), Record()), Reader(tokenizer, len(tokenizer), Limits()), {"digest": "d"}
+    )
     with in_thread(service) as url:
         file = tmp_path / "scorer.json"
         file.write_text(json.dumps({"url": url}))

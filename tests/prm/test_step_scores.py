@@ -112,7 +112,9 @@ def test_the_prms_own_delimiter_is_the_default_and_another_is_records(policy, pr
     caplog.clear()
     assert given_delimiters(flags(), policy) is None and given_delimiters(flags([()]), policy) == ()
     assert given_delimiters(flags([(5,), (6, 7), (5,)], ";"), policy) == tuple(sorted({(5,), (6, 7), *delimiters}))
-    assert settle(None, records(prm)) == delimiters and settle(None, records(whole)) == settle(None, []) == settle(None, records(policy)) == ()
+    assert (
+        settle(None, records(prm)) == delimiters and settle(None, records(whole)) == settle(None, []) == settle(None, records(policy)) == ()
+    )
     assert settle(delimiters, records(prm, policy)) == delimiters and not caplog.records
     assert settle((), records(prm)) == () and "is now given whole responses" in caplog.text
     assert settle(delimiters, records(whole)) == delimiters and "was trained on whole responses" in caplog.text

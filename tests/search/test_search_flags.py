@@ -88,7 +88,9 @@ def test_a_reward_model_that_cannot_score_is_refused(monkeypatch):
 
 
 def test_an_entry_says_what_has_a_part_in_it():
-    args = parse_nested(build_parser(), [*LINE, "--search.policy_margin", "0.1", "--search.mcts_actions", "6", "--search.budget_tokens", "90"])
+    args = parse_nested(
+        build_parser(), [*LINE, "--search.policy_margin", "0.1", "--search.mcts_actions", "6", "--search.budget_tokens", "90"]
+    )
     assert options_of(args, parse_method("1x4"), 2).policy_margin == 0.1 and options_of(args, parse_method("bon:4"), 2).policy_margin == 0.0
     assert options_of(args, parse_method("mcts:4"), 2).budget == Budget(tokens=90)
     beam = entry_of(args, parse_method("2x4"), control=False)
@@ -115,5 +117,6 @@ def test_the_page_has_every_flag_with_its_default():
         assert flag not in written
         del ours[flag]
     assert written == {
-        flag: " ".join(default) if isinstance(default, list) else "none" if default is None else str(default) for flag, default in ours.items()
+        flag: " ".join(default) if isinstance(default, list) else "none" if default is None else str(default)
+        for flag, default in ours.items()
     }

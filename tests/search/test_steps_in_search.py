@@ -141,7 +141,14 @@ def test_delimiters_in_a_row_end_one_step_as_in_training(chat):
 def test_the_worst_cost_is_that_of_every_node(chat):
     with EnvPool("arithmetic", TERMS, 1) as pool:
         make = lambda method: make_search(  # noqa: E731
-            parse_method(method), Coin(chat), pool, chat, knows(chat), Sampling(), Limits(4, 400, 40), Options(step_tokens=semicolon(chat)[0])
+            parse_method(method),
+            Coin(chat),
+            pool,
+            chat,
+            knows(chat),
+            Sampling(),
+            Limits(4, 400, 40),
+            Options(step_tokens=semicolon(chat)[0]),
         )
         inside = Node([5] * 50, action_start=15)  # 5 tokens are left of its response, and 40 of one that begins behind it
         mcts = make("mcts:6")

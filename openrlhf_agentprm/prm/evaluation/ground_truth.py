@@ -64,7 +64,9 @@ def label_problems(grid: SampleGrid, labels: Labels, about: Mapping[str, Any], f
             f"{folder} holds labels of {about.get('method')!r}, which are no Monte-Carlo estimates of success (allowed: {', '.join(METHODS)})"
         )
     if (made := as_delimiters(about.get("step_delimiter", []))) != delimiters:
-        problems.append(f"{folder} labels {shown(made)}, but the episodes are read in {shown(delimiters)}; give both the same --prm.step_delimiter")
+        problems.append(
+            f"{folder} labels {shown(made)}, but the episodes are read in {shown(delimiters)}; give both the same --prm.step_delimiter"
+        )
     missing = [e.episode_id for e in grid.episodes if e.episode_id not in labels]
     if missing:
         problems.append(
