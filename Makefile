@@ -15,7 +15,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/agentprm run quickstart
 
 test: $(VENV)/.installed $(VENV)/.alfworld
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 install: $(VENV)/.installed
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 TESTS = Path(__file__).parent
 PLUGINS = str(TESTS / "plugins")
@@ -35,12 +36,14 @@ if not SIDE_BY_SIDE:
 
 
 def pytest_collection_modifyitems(items):
-    """Files that need the quickstart's run share a process, every other file has its own; the longest come first."""
-    shared = {item.path for item in items if "quick_run" in item.fixturenames}
+    """Whole files go to one process or the other, in this order: one that makes the quickstart's run, the long ones, those that only read it
+    by then, all else."""
+    shared = list(dict.fromkeys(item.path for item in items if "quick_run" in item.fixturenames))
     long = {item.path for item in items if item.get_closest_marker("host")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("quick_run" if item.path in shared else str(item.path)))
-    items.sort(key=lambda item: (item.path not in shared, item.path not in long))
+    turn = (
+        dict.fromkeys({item.path for item in items}, 3) | dict.fromkeys(long, 1) | dict.fromkeys(shared, 2) | dict.fromkeys(shared[:1], 0)
+    )
+    items.sort(key=lambda item: turn[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,9 +56,11 @@ def own_ray():
 
 @pytest.fixture(scope="session")
 def quick_run(tmp_path_factory):
-    """The quickstart's recipe, reduced, from nothing to the report."""
-    folder = tmp_path_factory.mktemp("quick") / "run"
-    agentprm("run", "quickstart", *changes({"run_dir": folder, **QUICK}), timeout=1800)
+    """The quickstart's recipe, reduced, from nothing to the report; made once for all processes."""
+    folder = (tmp_path_factory.getbasetemp().parent if SIDE_BY_SIDE else tmp_path_factory.mktemp("quick")) / "run"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "report.html").is_file():
+            agentprm("run", "quickstart", *changes({"run_dir": folder, **QUICK}), timeout=1800)
     return folder
 
 
