@@ -149,7 +149,10 @@ def test_a_third_partys_estimator_and_environment_train_and_an_interrupted_and_k
         log = (tmp_path / f"{number}.log").open("w")
         process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 300
-        while not (tmp_path / f"state/_actor/global_step{step}").is_dir() and time.monotonic() < deadline and process.poll() is None:
+        latest = tmp_path / "state/_actor/latest"  # names a checkpoint once it is whole
+        while (
+            not (latest.is_file() and latest.read_text() >= f"global_step{step}") and time.monotonic() < deadline and process.poll() is None
+        ):
             time.sleep(0.05)
         os.killpg(process.pid, kill)
         told = process.wait(timeout=120)
