@@ -25,7 +25,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and what nohup ignores
 
 from launching import QUICK, agentprm, changes, module, stop_ray  # noqa: E402
 
-from openrlhf_agentprm.host.cpu import prepare_environment  # noqa: E402
+from openrlhf_agentprm.host.activate import activate  # noqa: E402
+from openrlhf_agentprm.host.cpu import MODE_VARIABLE, prepare_environment  # noqa: E402
 
 SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
 if SIDE_BY_SIDE:  # threads of two processes on the same cores would wait for one another
@@ -33,6 +34,8 @@ if SIDE_BY_SIDE:  # threads of two processes on the same cores would wait for on
 prepare_environment()
 if not SIDE_BY_SIDE:
     os.environ.pop("OMP_NUM_THREADS", None)  # commands choose their own
+activate()  # before any test imports the host, whichever comes first
+os.environ.pop(MODE_VARIABLE, None)  # what a test starts is patched by its own choice
 
 
 def pytest_collection_modifyitems(items):

@@ -93,7 +93,7 @@ def test_the_critic_is_read_and_trained_where_turns_begin_with_broken_episodes_l
     """turn_gae with a critic and progress as reward; a tenth of the tasks break; evaluation; weights reach vLLM; checkpoints."""
     found, done = ppo(
         "--env.name", "thirdparty_faulty", "--env.num_tasks", 32, "--env.eval_tasks", 11, "--env.max_turns", 4, "--env.max_tokens_per_turn", 4,
-        "--env.num_workers", 8, "--env.step_timeout", 1, "--env.max_retries", 0, "--actor.model_name_or_path", tiny,
+        "--env.num_workers", 8, "--env.step_timeout", 10, "--env.max_retries", 0, "--actor.model_name_or_path", tiny,
         "--prm.model_name_or_path", prm, "--algo.advantage.estimator", "turn_gae", "--algo.advantage.lambd", 0.95,
         "--algo.advantage.process_reward", "progress", "--algo.advantage.is_correction_level", "token", "--actor.adam.lr", 1e-2,
         "--eval.steps", 2, "--eval.n_samples_per_prompt", 1, "--ckpt.output_dir", tmp_path / "out", "--ckpt.path", tmp_path / "state",

@@ -69,12 +69,8 @@ def test_previous_q_is_the_score_of_the_turn_before(checkpoint):
 
 
 def test_the_same_scores_in_transformers_and_in_the_host_as_a_critic(checkpoint):
-    from transformers import AutoModelForTokenClassification
-
-    from openrlhf_agentprm.host.activate import activate
-
-    activate()
     from openrlhf.models import model as host_models
+    from transformers import AutoModelForTokenClassification
 
     tokens = episodes()
     ours = score_all(ScalarPRM(load_prm(checkpoint), Record(values="state")), tokens, SPANS)
@@ -97,9 +93,6 @@ def test_the_same_scores_in_transformers_and_in_the_host_as_a_critic(checkpoint)
 
 
 def test_in_the_hosts_own_dtype_scores_agree_within_its_precision(checkpoint):
-    from openrlhf_agentprm.host.activate import activate
-
-    activate()
     from openrlhf.models import get_llm_for_sequence_regression
 
     critic = get_llm_for_sequence_regression(checkpoint, "critic", attn_implementation="sdpa").eval()
