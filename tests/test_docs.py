@@ -13,7 +13,7 @@ from openrlhf_agentprm.cli.run import parsers
 from openrlhf_agentprm.cli.train_prm import build_parser
 from openrlhf_agentprm.core.arguments import problems_of
 from openrlhf_agentprm.core.registry import LABELS, REWARD_MODELS
-from openrlhf_agentprm.prm.model import OUTPUTS
+from openrlhf_agentprm.prm.record import OUTPUTS
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = sorted(e.name for e in LABELS.entries() if e.distribution == "openrlhf-agentprm")

@@ -6,7 +6,7 @@ import pytest
 from launching import QUICK, agentprm, changes
 
 from openrlhf_agentprm.data.store import EpisodeStore
-from openrlhf_agentprm.prm.model import Record
+from openrlhf_agentprm.prm.record import Record
 
 pytestmark = pytest.mark.host
 

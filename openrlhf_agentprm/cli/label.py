@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _scale(method: Any, options: dict[str, Any]) -> str:
-    """What the targets are, one of `prm.model.SCALES`: the method's own `scale`, by its options where these decide."""
+    """What the targets are, one of `prm.record.SCALES`: the method's own `scale`, by its options where these decide."""
     scale = getattr(method, "scale", "probability")
     return scale(options) if callable(scale) else scale
 

@@ -196,7 +196,7 @@ def check_scale(args: Any, path: str) -> None:
         UserError: names the flags and the PRM.
     """
     from ..prm.kinds import records_of
-    from ..prm.model import SCALES
+    from ..prm.record import SCALES
 
     s = args.search
     flags = {"--search.rollout_weight": s.rollout_weight, "--search.pav_best_of_k": s.pav_best_of_k}

@@ -108,7 +108,7 @@ def _service(args: Any) -> Any:
     from ..host.cpu import prepare_environment
     from ..prm.kinds import records_of
     from ..prm.kinds.ensemble import checkpoints_of
-    from ..prm.model import Record
+    from ..prm.record import Record
     from ..prm.steps import settle, trained_on
     from ..prm.vocabulary import read_config, vocabulary_digest
     from ..rollout.digest import policy_digest

@@ -105,7 +105,7 @@ def _train(args: Any, strategy: Any, tokenizer: Any, objective: Any, episodes: l
     from ..host.prm_strategy import prepare_model
     from ..host.prm_trainer import PRMTrainer
     from ..prm.kinds import OF_ALL, flags, reads, trainable
-    from ..prm.model import Record
+    from ..prm.record import Record
     from ..prm.replay import iterations
 
     kind = trainable(args.prm.name)

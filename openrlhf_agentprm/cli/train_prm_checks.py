@@ -52,7 +52,7 @@ def problems_of_flags(args: Any) -> list[str]:
 def _data_problems(args: Any) -> list[str]:
     """What is wrong with the flags of `_add_data_flags`."""
     from ..prm.kinds import trainable
-    from ..prm.model import ENDS_AS_OUTCOME, SCALES
+    from ..prm.record import ENDS_AS_OUTCOME, SCALES
 
     found: list[str] = []
     data = args.data
@@ -87,9 +87,9 @@ def _data_problems(args: Any) -> list[str]:
 
 
 def _scale(args: Any) -> str:
-    """What the finished model's scores are, one of `prm.model.SCALES`."""
+    """What the finished model's scores are, one of `prm.record.SCALES`."""
     from ..prm.kinds import trainable
-    from ..prm.model import SCALES
+    from ..prm.record import SCALES
 
     kind = trainable(args.prm.name)
     scale = kind.scale(args) if hasattr(kind, "scale") else kind.recorded(args).get("scale", "probability")
@@ -110,7 +110,7 @@ def _sidecar_problems(args: Any) -> list[str]:
     """A sidecar that holds something else than is wanted, and flags that would change labels which are made already."""
     from ..data.sidecar import read_about
     from ..prm.kinds import reads
-    from ..prm.model import SCALES
+    from ..prm.record import SCALES
 
     if not reads(args, "label.sidecar"):
         return []

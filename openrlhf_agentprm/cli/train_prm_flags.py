@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_label_flags(parser: argparse.ArgumentParser) -> None:
-    from ..prm.model import VALUES
+    from ..prm.record import VALUES
 
     label = parser.add_argument_group("labels")
     label.add_argument("--label.name", choices=LABELS.names(), help="method (agentprm list labels; default: the sidecar's, else td_gae)")
@@ -51,7 +51,7 @@ def _add_label_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_loss_flags(parser: argparse.ArgumentParser) -> None:
-    from ..prm.model import OUTPUTS
+    from ..prm.record import OUTPUTS
 
     loss = parser.add_argument_group("loss")
     loss.add_argument(

@@ -14,12 +14,14 @@ def start_problems(args: Any) -> list[str]:
     are for the kind's `start` to judge.
     """
     from ..prm.kinds import trainable
-    from ..prm.model import Record, foreign_kind
+    from ..prm.model import foreign_kind
+    from ..prm.record import Record
     from ..prm.vocabulary import read_config
 
     start, name, kind = args.model.model_name_or_path, args.prm.name, trainable(args.prm.name)
     before = Record.load(start)
-    if before.method == "unknown" and foreign_kind(start) == "trl" and _labels(kind, name) != 1:
+    other_heads = name in _LANGUAGE_MODELS or getattr(kind, "labels", 1) != 1  # a kind that does not say is judged by its `start`
+    if before.method == "unknown" and foreign_kind(start) == "trl" and other_heads:
         return [
             f"{start} is a two-label classifier of another maker, which goes on as --prm.name scalar or another kind with one score; --prm.name "
             f"{name} starts from a language model"
@@ -38,8 +40,3 @@ def start_problems(args: Any) -> list[str]:
         which = f"--loss.kind {args.loss.kind}" if name in ("scalar", "heads", "hierarchical") else f"--prm.name {name}"
         return [f"{which} trains a {output} output, but {start} has a {before.output} one"]
     return []
-
-
-def _labels(kind: Any, name: str) -> int | None:
-    """Scores a token; None: several, or none at all. What is not said is left to the kind's `start`."""
-    return None if name in _LANGUAGE_MODELS else getattr(kind, "labels", 1)

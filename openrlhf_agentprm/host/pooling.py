@@ -9,7 +9,8 @@ import torch
 
 from ..core.batches import ProcessScores
 from ..core.errors import UserError
-from ..prm.model import Record, check_checkpoint
+from ..prm.model import check_checkpoint
+from ..prm.record import Record
 from ..prm.scoring import ScoreBatch, values_as_recorded
 from .cpu import has_cuda, prepare_environment
 

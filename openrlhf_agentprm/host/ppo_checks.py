@@ -14,7 +14,7 @@ from ..core.registry import ADVANTAGES
 from ..data.steps import Delimiters
 
 if TYPE_CHECKING:
-    from ..prm.model import Record
+    from ..prm.record import Record
 
 logger = logging.getLogger(__name__)
 OWN = ("turn_gae", "token_gae", "progress")
@@ -140,7 +140,8 @@ def unknown_options(flag: str, options: Mapping[str, Any], function: Callable[..
 
 def _critic_problems(args: Any) -> list[str]:
     """What a PRM's record tells of a critic that starts from it; values that were never trained are a warning, as PPO trains them."""
-    from ..prm.model import SCALES, Record, is_prm
+    from ..prm.model import is_prm
+    from ..prm.record import SCALES, Record
     from ..prm.vocabulary import read_config
 
     path = args.critic.model_name_or_path
@@ -192,7 +193,7 @@ def _prm_problems(args: Any, ours: bool) -> list[str]:
 
 
 def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[str]:
-    from ..prm.model import SCALES
+    from ..prm.record import SCALES
 
     values = ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae"
     if values and record.scale != "probability":

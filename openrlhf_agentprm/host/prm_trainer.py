@@ -16,9 +16,9 @@ from ..core import metrics
 from ..core.errors import UserError
 from ..data.episode import Episode
 from ..prm.dataset import batches_by_length, collate, micro_batches, micro_batches_of_tokens
-from ..prm.model import ENDS_AS_OUTCOME, Record
 from ..prm.objective import Objective
 from ..prm.packing import check_apart
+from ..prm.record import ENDS_AS_OUTCOME, Record
 from .best_weights import BestWeights
 from .prm_strategy import whole_weights
 

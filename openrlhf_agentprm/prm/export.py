@@ -11,7 +11,8 @@ from typing import Any
 
 from ..agents.chat import load_tokenizer
 from ..core.errors import UserError
-from .model import Record, check_checkpoint, load_prm
+from .model import check_checkpoint, load_prm
+from .record import Record
 from .vocabulary import read_config
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}

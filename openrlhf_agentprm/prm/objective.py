@@ -28,7 +28,7 @@ class Objective(Protocol):
     """One way to train a reward model: the trainer does steps, ranks and checkpoints.
 
     `lengths` has the tokens of each item; items are what batches are made of, episodes or pairs of them. `scale` says what `scores` mean, one of
-    `prm.model.SCALES`. An objective whose items are several rows has `widths` too: the tokens of each item with its rows padded to the longest.
+    `prm.record.SCALES`. An objective whose items are several rows has `widths` too: the tokens of each item with its rows padded to the longest.
     One that has `begin_step(step, epoch)` is told of each optimizer step, both counted from 0, before it makes the step's batches.
     """
 
@@ -152,7 +152,7 @@ def read(model: Model, part: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def scale_of_labels(args: Any) -> str:
-    """What a score that is regressed on these labels is, one of `prm.model.SCALES`: a sidecar says it, else the label itself does."""
+    """What a score that is regressed on these labels is, one of `prm.record.SCALES`: a sidecar says it, else the label itself does."""
     if sidecar := getattr(args.label, "sidecar", None):
         return read_about(sidecar).get("scale", "probability")
     return getattr(LABELS.load(args.label.name), "scale", "probability")

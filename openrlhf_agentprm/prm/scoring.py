@@ -17,7 +17,9 @@ from ..core.advantages import previous_values
 from ..core.batches import ProcessScores
 from ..core.errors import UserError
 from ..data.layout import Span, TurnPositions, turn_positions
-from .model import OUTPUTS, Record, check_checkpoint, load_prm, read_out, read_out_on_call, start_from
+from .model import check_checkpoint, load_prm, start_from
+from .read_out import read_out, read_out_on_call
+from .record import OUTPUTS, Record
 
 if TYPE_CHECKING:
     from typing import Self
@@ -165,19 +167,25 @@ def score_all(
     max_tokens: int = 16_384,
     names: Sequence[str] = (),
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(q_K, v_K) of each episode, batched by length so that little is padding.
+    """(q_K, v_K) of each episode, batched by length so that little is padding; what has the same tokens and turns is scored once.
 
     Args:
         max_tokens: padded tokens a batch.
         names: of the episodes, for the messages of what fails.
     """
     result: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(token_ids)
-    for rows in length_batches([len(ids) for ids in token_ids], max_tokens):
-        told = [names[i] for i in rows] if names else ()
-        scores = prm.score(make_batch([token_ids[i] for i in rows], [spans[i] for i in rows], told))
-        for row, i in enumerate(rows):
-            turns = len(spans[i])
-            result[i] = (scores.q_BK[row, :turns].clone(), scores.v_BK[row, :turns].clone())
+    equal: dict[tuple[Any, ...], list[int]] = {}
+    for i, (ids, its_spans) in enumerate(zip(token_ids, spans, strict=True)):
+        equal.setdefault((tuple(ids), tuple(map(tuple, its_spans))), []).append(i)
+    owners = list(equal.values())
+    for rows in length_batches([len(token_ids[same[0]]) for same in owners], max_tokens):
+        firsts = [owners[row][0] for row in rows]
+        told = [names[i] for i in firsts] if names else ()
+        scores = prm.score(make_batch([token_ids[i] for i in firsts], [spans[i] for i in firsts], told))
+        for place, row in enumerate(rows):
+            for i in owners[row]:
+                turns = len(spans[i])
+                result[i] = (scores.q_BK[place, :turns].clone(), scores.v_BK[place, :turns].clone())
     return [entry for entry in result if entry is not None]
 
 

@@ -13,7 +13,7 @@ from ..data.episode import Episode
 from ..data.sidecar import read_about
 from ..data.steps import Delimiters, Text, in_steps
 from .dataset import PRMData, load_data
-from .model import Record
+from .record import Record
 from .vocabulary import check_vocabulary
 
 logger = logging.getLogger(__name__)

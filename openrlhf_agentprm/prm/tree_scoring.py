@@ -15,7 +15,7 @@ import torch
 
 from ..core.errors import UserError
 from ..data.layout import Span
-from .model import head
+from .read_out import head
 from .scoring import ScalarPRM, length_batches
 
 

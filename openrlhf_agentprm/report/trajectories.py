@@ -20,7 +20,7 @@ from ..data.layout import spans_of
 from ..data.steps import in_steps
 from ..data.store import EpisodeStore
 from ..prm.kinds import records_of
-from ..prm.model import ENDS_AS_OUTCOME, SCALES, Record
+from ..prm.record import ENDS_AS_OUTCOME, SCALES, Record
 from ..prm.scoring import load_reward_model, score_all
 from ..prm.steps import shown as shown_delimiters
 from .artifacts import Artifacts, Collected

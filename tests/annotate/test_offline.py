@@ -23,7 +23,8 @@ from openrlhf_agentprm.data.pairs import Pair, read_pairs
 from openrlhf_agentprm.data.sidecar import Sidecar, read_about, read_labels, table_of, targets_outside
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.prm.dataset import split_by_task
-from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+from openrlhf_agentprm.prm.model import save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 
 NAN = math.nan

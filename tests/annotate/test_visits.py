@@ -190,6 +190,6 @@ def test_a_prm_is_trained_on_labels_made_beforehand(tiny, count_store, tmp_path)
     refused = module("train_prm", *common, "--label.name", "td_gae", "--label.sidecar", tmp_path / "labels", check=False)
     assert refused.returncode == 2 and "was made by mc_visits" in refused.stderr
     module("train_prm", *common, "--label.sidecar", tmp_path / "labels", "--loss.kind", "soft_bce", "--train.max_epochs", 2)
-    from openrlhf_agentprm.prm.model import Record
+    from openrlhf_agentprm.prm.record import Record
 
     assert Record.load(tmp_path / "prm").method == "mc_visits"

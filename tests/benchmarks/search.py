@@ -107,7 +107,8 @@ def speed(args: argparse.Namespace) -> None:
     """Episodes/s of beam 4×4 over all tasks at once beside the same search task by task, candidate by candidate, on one engine."""
     from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
     from openrlhf_agentprm.host.engine import VLLMEngine
-    from openrlhf_agentprm.prm.model import Record, start_from
+    from openrlhf_agentprm.prm.model import start_from
+    from openrlhf_agentprm.prm.record import Record
     from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
     from openrlhf_agentprm.rollout.builder import Limits
     from openrlhf_agentprm.rollout.engine import Sampling
@@ -182,7 +183,7 @@ def prefix(args: argparse.Namespace) -> None:
     """Four and sixteen actions of eight tokens behind prefixes of growing length, of a model of 4 layers of 256."""
     from transformers import Qwen3Config, Qwen3ForTokenClassification
 
-    from openrlhf_agentprm.prm.model import Record
+    from openrlhf_agentprm.prm.record import Record
     from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
     from openrlhf_agentprm.prm.tree_scoring import Branches, score_branches
 

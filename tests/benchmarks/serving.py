@@ -26,7 +26,8 @@ EPISODES, TURNS, STEP = 256, 10, 20  # of 200 tokens
 
 def tiny_prm(folder: str) -> str:
     from openrlhf_agentprm.agents.tiny import make_model, make_tokenizer, save_policy
-    from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+    from openrlhf_agentprm.prm.model import save_prm, start_from
+    from openrlhf_agentprm.prm.record import Record
 
     tokenizer = make_tokenizer([" ".join(f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh")])
     save_policy(make_model(tokenizer, context=2048), tokenizer, f"{folder}/policy")

@@ -66,7 +66,8 @@ def gae() -> None:
 def scoring() -> None:
     """One pass over 20-turn episodes beside scoring each turn's prefix on its own."""
     from openrlhf_agentprm.agents.tiny import make_model, make_tokenizer, save_policy
-    from openrlhf_agentprm.prm.model import Record, start_from
+    from openrlhf_agentprm.prm.model import start_from
+    from openrlhf_agentprm.prm.record import Record
     from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 
     with tempfile.TemporaryDirectory() as folder:

@@ -160,7 +160,8 @@ def test_env_check_fails_on_a_faulty_environment_and_passes_on_a_good_one():
 
 def test_a_prm_of_another_vocabulary(tiny, bpe_policy, count_store, tmp_path):
     from openrlhf_agentprm.agents.chat import load_tokenizer
-    from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+    from openrlhf_agentprm.prm.model import save_prm, start_from
+    from openrlhf_agentprm.prm.record import Record
 
     save_prm(start_from(str(bpe_policy), dtype="fp32"), load_tokenizer(str(bpe_policy)), tmp_path / "prm", Record())
     line = ["--env.name", "thirdparty_count", "--policy.model_name_or_path", tiny, "--search.output", tmp_path / "search.json"]

@@ -96,7 +96,8 @@ def test_a_greedy_store_has_one_episode_a_task_at_temperature_0(made):
 
 
 def test_scores_that_are_no_numbers_are_named(made):
-    from openrlhf_agentprm.prm.model import Record, save_prm
+    from openrlhf_agentprm.prm.model import save_prm
+    from openrlhf_agentprm.prm.record import Record
 
     prm = load_prm(str(made / "prm"), dtype="fp32", attn_implementation="sdpa")
     with torch.no_grad():

@@ -9,7 +9,8 @@ import torch
 from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.cli.export import main
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+from openrlhf_agentprm.prm.model import save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 
 SPANS = [(4, 6), (9, 10), (14, 17)]

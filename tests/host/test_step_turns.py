@@ -10,7 +10,7 @@ from openrlhf_agentprm.core.estimators import turn_gae as estimator
 from openrlhf_agentprm.host import samples
 from openrlhf_agentprm.host.experience import turn_batch
 from openrlhf_agentprm.host.ppo_checks import step_delimiters, unread_delimiters
-from openrlhf_agentprm.prm.model import Record
+from openrlhf_agentprm.prm.record import Record
 
 D = ((0,), (1, 2))
 # prompt | three steps | observation | two steps, the second cut by the length

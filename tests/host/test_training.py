@@ -22,8 +22,9 @@ from openrlhf_agentprm.data.store import EpisodeStore
 from openrlhf_agentprm.host.best_weights import BestWeights, best_of
 from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, check_datasets, for_episodes, is_store
 from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task
-from openrlhf_agentprm.prm.model import Record, load_prm
+from openrlhf_agentprm.prm.model import load_prm
 from openrlhf_agentprm.prm.objective import TurnRegression
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 
 COMMON = ["--data.max_len", "128", "--ds.zero_stage", "0", "--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32"]

@@ -16,7 +16,7 @@ from openrlhf_agentprm.data.layout import spans_of
 from openrlhf_agentprm.data.pairs import Pair, PairsSidecar
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.prm.kinds import kind_of
-from openrlhf_agentprm.prm.model import Record
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import load_reward_model, score_all
 
 pytestmark = pytest.mark.host

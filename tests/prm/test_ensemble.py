@@ -10,7 +10,8 @@ from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.core.batches import ProcessScores
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.prm.kinds.ensemble import EnsemblePRM
-from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+from openrlhf_agentprm.prm.model import save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, make_batch
 
 

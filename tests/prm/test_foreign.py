@@ -13,7 +13,8 @@ from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
 from openrlhf_agentprm.prm.kinds.ensemble import EnsemblePRM
 from openrlhf_agentprm.prm.kinds.foreign import TRLPRM, QwenMathPRM
 from openrlhf_agentprm.prm.kinds.separators import marked
-from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
+from openrlhf_agentprm.prm.model import load_prm, save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, score_all
 
 SPANS = [[(4, 6), (9, 10), (14, 17)], [(3, 5)], [(2, 4), (4, 7)]]

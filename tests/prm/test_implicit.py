@@ -16,7 +16,8 @@ from openrlhf_agentprm.data.layout import turn_ids
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of
 from openrlhf_agentprm.prm.kinds.implicit import ImplicitPRM, OutcomeObjective, reference_of
 from openrlhf_agentprm.prm.kinds.language_model import action_logprobs, load_language_model
-from openrlhf_agentprm.prm.model import Record, save_prm
+from openrlhf_agentprm.prm.model import save_prm
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch, score_all
 
 

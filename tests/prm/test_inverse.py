@@ -13,7 +13,9 @@ from openrlhf_agentprm.data.sidecar import Sidecar, table_of
 from openrlhf_agentprm.data.store import EpisodeWriter
 from openrlhf_agentprm.prm.kinds.branches import branch_batch, check_branches, read_places
 from openrlhf_agentprm.prm.kinds.inverse import InverseObjective, InversePRM
-from openrlhf_agentprm.prm.model import Record, read_out, save_prm, start_from
+from openrlhf_agentprm.prm.model import save_prm, start_from
+from openrlhf_agentprm.prm.read_out import read_out
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch
 from openrlhf_agentprm.prm.vocabulary import read_config
 

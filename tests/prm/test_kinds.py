@@ -15,7 +15,8 @@ from openrlhf_agentprm.data.layout import spans_of
 from openrlhf_agentprm.host.ppo_checks import _value_problems
 from openrlhf_agentprm.prm.dataset import collate
 from openrlhf_agentprm.prm.kinds import load_kind, trainable
-from openrlhf_agentprm.prm.model import Record, load_prm, save_prm
+from openrlhf_agentprm.prm.model import load_prm, save_prm
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import load_reward_model, score_all
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,7 @@ from openrlhf_agentprm.prm.kinds.heads import poisson
 from openrlhf_agentprm.prm.kinds.hierarchical import compressed, with_spans
 from openrlhf_agentprm.prm.kinds.spa import SpaPRM
 from openrlhf_agentprm.prm.kinds.trajectory import outcome_pairs
-from openrlhf_agentprm.prm.model import Record
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import make_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,7 +17,8 @@ from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.host.ppo_checks import _critic_problems, _value_problems
 from openrlhf_agentprm.prm.kinds import check_reward_model, trainable
 from openrlhf_agentprm.prm.kinds.ensemble import EnsemblePRM
-from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+from openrlhf_agentprm.prm.model import save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,17 +112,20 @@ def test_training_goes_on_from_the_same_head_only(bpe_policy, tmp_path):
 
 def test_a_kind_that_has_other_heads_than_the_checkpoint_is_told_from_its_files(bpe_policy, tmp_path):
     """Before PPO or a search starts anything: without a look at the weights."""
-    for name, labels in (("one", 1), ("two_head", 2), ("three", 3)):
+    made = {"one": ("scalar", 1), "two_head": ("two_head", 2), "two": ("heads", 2), "three": ("heads", 3)}
+    for name, (kind, labels) in made.items():
         model = start_from(str(bpe_policy), dtype="fp32", labels=labels)
-        save_prm(model, load_tokenizer(str(bpe_policy)), tmp_path / name, Record(method="td_gae"))
+        save_prm(model, load_tokenizer(str(bpe_policy)), tmp_path / name, Record(method="td_gae", kind=kind))
         (tmp_path / name / "model.safetensors").unlink()
     for name, kind, told in (
         ("two_head", "scalar", "scores 2 labels a token; a scalar PRM has 1$"),
         ("three", "two_head", "scores 3 labels"),
+        ("two", "two_head", "is of kind heads, whose heads are others than those that --prm.name two_head reads"),
+        ("two_head", "heads", "is of kind two_head, whose heads are others than those that --prm.name heads reads"),
     ):
         with pytest.raises(UserError, match=told):
             check_reward_model(kind, str(tmp_path / name))
-    for name, kind in (("one", "scalar"), ("two_head", "two_head"), ("three", "heads")):
+    for name, (kind, _) in made.items():
         check_reward_model(kind, str(tmp_path / name))
 
 

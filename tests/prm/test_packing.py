@@ -9,9 +9,9 @@ from transformers import AutoModelForTokenClassification, MistralConfig, Qwen3Co
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
 from openrlhf_agentprm.prm.dataset import micro_batches_of_tokens
-from openrlhf_agentprm.prm.model import read_out, read_out_on_call
 from openrlhf_agentprm.prm.objective import TurnRegression
 from openrlhf_agentprm.prm.packing import check_apart, enable_packing
+from openrlhf_agentprm.prm.read_out import read_out, read_out_on_call
 
 SHAPE = dict(
     vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,

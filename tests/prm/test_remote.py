@@ -18,7 +18,8 @@ from openrlhf_agentprm.data.store import EpisodeStore
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, records_of
 from openrlhf_agentprm.prm.kinds.remote import RemotePRM, identity_of
 from openrlhf_agentprm.prm.kinds.remote_settings import Settings, read_settings
-from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
+from openrlhf_agentprm.prm.model import load_prm, save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, make_batch, score_all
 from openrlhf_agentprm.prm.steps import settle, trained_on
 from openrlhf_agentprm.prm.vocabulary import vocabulary_digest

@@ -9,7 +9,9 @@ from transformers import Qwen3Config
 
 from openrlhf_agentprm.data.store import EpisodeWriter
 from openrlhf_agentprm.prm.dataset import load_data
-from openrlhf_agentprm.prm.model import Record, read_out_on_call, start_from
+from openrlhf_agentprm.prm.model import start_from
+from openrlhf_agentprm.prm.read_out import read_out_on_call
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.replay import cap_older, iterations, replay_weights
 
 

@@ -8,7 +8,8 @@ from launching import module
 
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.layout import spans_from_turn_numbers, turn_numbers
-from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
+from openrlhf_agentprm.prm.model import load_prm, save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, length_batches, make_batch, score_all
 
 SPANS = [[(4, 6), (9, 10), (14, 17)], [(3, 5)], [(2, 4), (4, 7)]]
@@ -59,6 +60,22 @@ def test_padding_and_batch_order_change_nothing(checkpoint):
     for a, b, c in zip(together, apart, backwards, strict=True):
         torch.testing.assert_close(a[0], b[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(a[0], c[0], atol=1e-5, rtol=0)
+
+
+def test_equal_episodes_are_scored_once_and_equal_tokens_with_other_turns_are_not(checkpoint, monkeypatch):
+    prm, rows = ScalarPRM.load(checkpoint), []
+    score = prm.score
+    monkeypatch.setattr(prm, "score", lambda batch: rows.extend(batch.names or []) or score(batch))
+    (one, two, three), (a, b, c) = episodes(), SPANS
+    found = score_all(prm, [one, three, two, one, three], [a, c, b, a, [(2, 7)]], names=["0", "1", "2", "3", "4"])
+    assert sorted(rows) == ["0", "1", "2", "4"]
+    apart = score_all(prm, [one], [a])[0]
+    for q, v in (found[0], found[3]):
+        torch.testing.assert_close(q, apart[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(v, apart[1], atol=1e-5, rtol=0)
+    assert len(found[1][0]) == 2 and len(found[4][0]) == 1
+    found[0][0].zero_()  # each has a tensor of its own
+    torch.testing.assert_close(found[3][0], apart[0], atol=1e-5, rtol=0)
 
 
 def test_previous_q_is_the_score_of_the_turn_before(checkpoint):

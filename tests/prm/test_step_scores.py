@@ -12,11 +12,12 @@ from sums import LENGTH, make_policy, make_store, semicolon
 from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.cli import evaluate
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.data.layout import spans_of
+from openrlhf_agentprm.data.layout import spans_of, turn_positions
 from openrlhf_agentprm.data.sidecar import Sidecar, table_of
 from openrlhf_agentprm.data.steps import in_steps
 from openrlhf_agentprm.prm.dataset import attach_labels, collate
-from openrlhf_agentprm.prm.model import Record, load_prm, save_prm, start_from
+from openrlhf_agentprm.prm.model import load_prm, save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 from openrlhf_agentprm.prm.steps import delimiters_of_text, given_delimiters, settle, step_loader, trained_on
 
@@ -60,7 +61,9 @@ def test_one_pass_over_steps_equals_scoring_every_prefix(prm, store, delimiters)
                 alone = model(torch.tensor([episode.token_ids[: turn.action_end]])).logits[0, :, 0]
             torch.testing.assert_close(q[k], alone[-1], atol=1e-5, rtol=0)
             torch.testing.assert_close(v[k], alone[turn.action_start - 1], atol=1e-5, rtol=0)
-        assert torch.equal(v[1:], q[:-1]), "nothing is observed between steps, so V of a state is read where Q of the step before is"
+        places = turn_positions([spans_of(episode)])
+        assert torch.equal(places.v_BK[0, 1:], places.q_BK[0, :-1]), "nothing is observed between steps: V is read where the Q before it is"
+        torch.testing.assert_close(v[1:], q[:-1], atol=1e-5, rtol=0)
 
 
 def test_a_batch_of_steps_has_the_outcome_at_the_last_one(store, delimiters):

@@ -6,7 +6,7 @@ import pytest
 from launching import module
 
 from openrlhf_agentprm.prm.kinds import check_reward_model
-from openrlhf_agentprm.prm.model import Record
+from openrlhf_agentprm.prm.record import Record
 
 COMMON = ["--data.max_len", 128, "--ds.attn_implementation", "sdpa", "--train.batch_size", 16, "--train.micro_batch_size", 8]
 COMMON += ["--adam.lr", "1e-3", "--eval.share", "0.2"]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from openrlhf_agentprm.agents.tiny import make_model, make_tokenizer, save_policy
-from openrlhf_agentprm.prm.model import Record, start_from
+from openrlhf_agentprm.prm.model import start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 from openrlhf_agentprm.prm.tree_scoring import Branches, score_branches, takes_branches, tree_mask
 

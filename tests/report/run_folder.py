@@ -15,7 +15,8 @@ from openrlhf_agentprm.data.store import EpisodeWriter
 from openrlhf_agentprm.pipeline.recipe import Stage, arguments
 from openrlhf_agentprm.pipeline.run import launch_line
 from openrlhf_agentprm.prm.evaluation import clean, with_interval
-from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+from openrlhf_agentprm.prm.model import save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 
 HOSTILE = """</script><script>alert('boom')</script><img src=x onerror=alert(1)> & "quotes" <!-- ]]> {{ 7*7 }}"""
 TASKS = [f"task-{n}" for n in range(6)]

@@ -8,7 +8,7 @@ from report.run_folder import TOKENIZER, episode, sampled, write_prm, write_scal
 
 from openrlhf_agentprm.agents.tiny import make_model, save_policy
 from openrlhf_agentprm.prm.evaluation import baseline_curves, choice_curves, free_scores, sample_grid, with_interval
-from openrlhf_agentprm.prm.model import Record
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 from openrlhf_agentprm.report.board import Board, Group, Row
 from openrlhf_agentprm.report.build import decimal

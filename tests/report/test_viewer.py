@@ -7,7 +7,8 @@ import pytest
 from report.run_folder import TOKENIZER
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
-from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+from openrlhf_agentprm.prm.model import save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import load_reward_model, score_all
 from openrlhf_agentprm.report.artifacts import gather
 from openrlhf_agentprm.report.board import make_boards

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from openrlhf_agentprm.prm.model import Record, start_from
+from openrlhf_agentprm.prm.model import start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 from openrlhf_agentprm.search.nodes import Candidate, Node
 from openrlhf_agentprm.search.scorers import Pav, prm_scorer

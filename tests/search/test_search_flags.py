@@ -54,7 +54,7 @@ def test_flags_without_a_part_and_flags_that_contradict_are_refused():
 
 def test_scores_that_are_no_probabilities_are_not_read_as_such(tmp_path):
     from openrlhf_agentprm.cli.search_flags import check_scale
-    from openrlhf_agentprm.prm.model import Record
+    from openrlhf_agentprm.prm.record import Record
 
     def check(*flags, scale="order"):
         Record(method="pqm", scale=scale).save(tmp_path)

@@ -10,7 +10,7 @@ from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.cli import search as command
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.steps import split_steps
-from openrlhf_agentprm.prm.model import Record
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.rollout.builder import Limits
 from openrlhf_agentprm.rollout.engine import Sampled, Sampling
 from openrlhf_agentprm.rollout.pool import EnvPool

@@ -20,7 +20,8 @@ from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.cli.serve import main
 from openrlhf_agentprm.core.batches import ProcessScores
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.prm.model import Record, save_prm, start_from
+from openrlhf_agentprm.prm.model import save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
 from openrlhf_agentprm.serving.app import Service
 from openrlhf_agentprm.serving.batcher import Batcher

@@ -15,8 +15,9 @@ from ...core.errors import UserError
 from ...core.registry import REWARD_MODELS
 from ...data.episode import Episode
 from ..dataset import Labels
-from ..model import Record, foreign_kind
+from ..model import foreign_kind
 from ..objective import Objective
+from ..record import Record
 from .http import is_url
 
 AUTO = "auto"
@@ -76,9 +77,12 @@ def check_reward_model(name: str, path: str, policy: str | None = None) -> None:
     Raises:
         UserError: names the checkpoint and the policy.
     """
-    check = getattr(load_kind(name, path), "check", None)
+    kind, recorded = load_kind(name, path), kind_of(path)
+    check = getattr(kind, "check", None)
     if check is not None:
         check(path, policy)
+    if getattr(kind, "labels", 1) != getattr(REWARD_MODELS.load(recorded), "labels", 1) and name not in (AUTO, recorded):
+        raise UserError(f"{path!r} is of kind {recorded}, whose heads are others than those that --prm.name {name} reads")
 
 
 def records_of(name: str, path: str) -> list[Record]:

@@ -23,7 +23,8 @@ import torch
 from ...agents.chat import load_tokenizer
 from ...core.batches import ProcessScores
 from ...core.errors import UserError
-from ..model import DTYPES, QWEN_MATH_PRM, Record, is_two_label
+from ..model import DTYPES, QWEN_MATH_PRM, is_two_label
+from ..record import Record
 from ..scoring import ScoreBatch, make_batch, values_as_recorded
 from ..vocabulary import read_config
 from .foreign_weights import classifier, tensors_of, whole_model

@@ -15,8 +15,8 @@ from ...core.ensembles import COMBINE, combined
 from ...core.errors import UserError
 from ...core.losses import turn_counts
 from ..dataset import PRMBatch
-from ..model import read_heads, read_heads_on_call
 from ..objective import Model, TurnRegression, read
+from ..read_out import read_heads, read_heads_on_call
 from ..scoring import ScalarPRM, ScoreBatch, values_as_recorded
 from . import LABELLED
 from .losses import regression_problems

@@ -19,7 +19,7 @@ from ...core.implicit import implicit_loss, implicit_scores, turn_rewards
 from ...data.episode import Episode
 from ...data.layout import turn_ids
 from ..dataset import Labels, PRMBatch, collate
-from ..model import Record
+from ..record import Record
 from ..scoring import ScoreBatch, length_batches
 from ..vocabulary import check_same_vocabulary
 from .language_model import (

@@ -26,7 +26,7 @@ from ...agents.chat import load_tokenizer
 from ...core.batches import ProcessScores
 from ...core.errors import UserError
 from ...data.layout import Span
-from ..model import SCALES, Record
+from ..record import SCALES, Record
 from ..scoring import ScoreBatch, values_as_recorded
 from ..vocabulary import check_same_vocabulary, vocabulary_digest
 from .http import Address, WrongAnswer

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ...core.errors import UserError, did_you_mean
-from ..model import VALUES
+from ..record import VALUES
 from .http import check_url, is_url
 
 PROTOCOLS = ("agentprm", "openrlhf", "vllm-pooling")

@@ -11,8 +11,8 @@ from ...core.batches import ProcessScores
 from ...core.losses import contribution_loss
 from ...data.episode import Episode
 from ..dataset import Labels, PRMBatch, collate
-from ..model import Record
 from ..objective import Model, read
+from ..record import Record
 from ..scoring import ScalarPRM, ScoreBatch, values_as_recorded
 
 

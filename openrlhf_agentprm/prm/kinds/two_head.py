@@ -12,8 +12,9 @@ from ...core.batches import ProcessScores
 from ...core.labels import progress_targets
 from ...core.losses import agent_prm_loss, turn_counts
 from ..dataset import PRMBatch
-from ..model import read_heads, read_heads_on_call, start_from
+from ..model import start_from
 from ..objective import Model, TurnRegression, denominators, read
+from ..read_out import read_heads, read_heads_on_call
 from ..scoring import ScalarPRM, ScoreBatch
 from . import LABELLED
 from .losses import regression_problems, regression_recorded

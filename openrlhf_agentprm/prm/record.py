@@ -1,0 +1,72 @@
+"""`agentprm.json`, beside a PRM's weights: how the model was made and is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..data.steps import Delimiters
+
+VALUES = ("previous_q", "state")
+OUTPUTS = {"mse": "linear", "soft_bce": "sigmoid", "pqm": "linear", "pairs": "linear"}  # by loss
+SCALES = {  # what a score is
+    "probability": "Q estimates the outcome",
+    "share": "Q is the share of the outcome that is earned so far",
+    "order": "only which of two scores is higher means something",
+    "judgement": "Q judges the turn by a rule of its label and does not estimate the outcome",
+}
+ENDS_AS_OUTCOME = ("probability", "share")  # scales whose last score estimates the outcome, so that its squared error means something
+_RECORD = "agentprm.json"
+
+
+@dataclass
+class Record:
+    """Contents of `agentprm.json`.
+
+    Args:
+        kind: the registry's name of the reward model.
+        method: label method that made the targets.
+        values: how V(s_t) is read: "previous_q" (the score of the turn before, V(s_0) for the first), "previous_q_from_0" (the same with
+            V(s_0) = 0) or "state" (before the action).
+        output: what stands between head and score: "linear" (nothing) or "sigmoid".
+        value_trained: V was trained at the states; without it V(s_0) is no value at all.
+        step_delimiter: token ids that ended a step of a response (`data.steps`); none: its turns were whole responses.
+        scale: what a score is, one of `SCALES`; all but "probability" are no values for PPO.
+    """
+
+    method: str = ""
+    values: str = "previous_q"
+    output: str = "linear"
+    value_trained: bool = True
+    step_delimiter: list[list[int]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    kind: str = "scalar"
+    scale: str = "probability"
+
+    @property
+    def delimiters(self) -> Delimiters:
+        return tuple(sorted(tuple(sequence) for sequence in self.step_delimiter))
+
+    def save(self, folder: str | Path) -> None:
+        self.versions = {name: _version(name) for name in ("openrlhf-agentprm", "openrlhf", "transformers", "torch")}
+        (Path(folder) / _RECORD).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Record:
+        """The record, or defaults with untrained values for a checkpoint of another maker."""
+        path = Path(folder) / _RECORD
+        if not path.is_file():
+            return cls(method="unknown", value_trained=False)
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
