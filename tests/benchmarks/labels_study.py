@@ -109,7 +109,7 @@ def summary(seeds: list[int], folder: str) -> None:
         tokens = sum(s[name] for s in spent.values()) / len(spent)
         print(f"| {name} | {tokens:.0f} | " + " | ".join(cells) + " |")
     print("\nThe tokens of inverse are those of the policy's episodes and next actions; the experts' episodes come on top.")
-    _knowledge(folders)
+    knowledge(folders)
     head = " | ".join(f"seed {s}" for s in found) + " | all | 95 % bootstrap | 95 % Student |\n|---|" + "---|" * (len(found) + 3)
     for question, pairs in QUESTIONS.items():
         print(f"\n{question}\n\n| gain in points, task by task | {head}")
@@ -128,7 +128,7 @@ def _cell(parts: list[torch.Tensor | None]) -> str:
     return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _knowledge(folders: dict[int, Path]) -> None:
+def knowledge(folders: dict[int, Path]) -> None:
     """AUC between samples of one task, at a fixed turn among those alive, and on the last turn."""
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for path in folders.values():

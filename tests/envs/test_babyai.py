@@ -13,6 +13,7 @@ from openrlhf_agentprm.envs.checker import check_env
     [
         dict(declare=True, memory=True),
         dict(declare=True, observation="full"),
+        dict(declare=True, memory=True, slip=0.3),
         dict(levels="GoToRedBall,PickupLoc,Unlock", action_level="low"),
         dict(levels="GoToObjDoor,PutNextLocalS6N4", action_level="high", observation="full"),
     ],
@@ -84,6 +85,40 @@ def test_declaring_too_early_fails_and_success_alone_ends_nothing():
     env.reset(options={"task_id": "GoToLocalS6N3/0"})
     _, reward, terminated, _, info = env.step("done")
     assert terminated and not info["success"] and reward == 0.0
+
+
+def test_a_slip_carries_out_another_action_and_falls_alike_for_the_same_actions():
+    """Each step's luck is made of the seed, the task and what was done so far; `done` never slips."""
+    slippery, never = (make_env("babyai", declare=True, memory=True, slip=slip) for slip in (0.3, 0.0))
+    slips = steps = 0
+    for task in never.tasks("train")[:40]:
+        for seed in range(2):
+            seen = [env.reset(seed=seed, options={"task_id": task})[0] for env in (slippery, never)]
+            assert seen[0] == seen[1]
+            first, twin = slippery.step("turn left")[0], never.step("turn left")[0]
+            slippery.reset(seed=seed, options={"task_id": task})
+            assert slippery.step("turn left")[0] == first
+            steps, slips = steps + 1, slips + (first != twin)
+    assert 0.1 < slips / steps < 0.4  # some of the others show the same
+    task = next(t for t in never.tasks("train") if not expert_goes_wrong(slippery, t, 0))
+    luck = {expert_goes_wrong(slippery, task, seed) for seed in range(30)}
+    assert luck == {False, True}, "one task, other seeds: other luck"
+    with pytest.raises(UserError, match="slip is 1; allowed: a chance from 0 to less than 1"):
+        make_env("babyai", slip=1)
+
+
+def expert_goes_wrong(env, task, seed):
+    """Whether what is seen ever differs from what the expert, who plans without slips, should see."""
+    env.reset(seed=seed, options={"task_id": task})
+    plain = make_env("babyai", declare=True, memory=True)
+    plain.reset(seed=seed, options={"task_id": task})
+    for _ in range(30):
+        action = plain.expert_action()
+        if plain.step(action)[0] != env.step(action)[0]:
+            return True
+        if action == "done":
+            return False
+    raise AssertionError("the expert did not finish")
 
 
 def test_without_declare_success_ends_the_episode_and_the_reward_tells_the_length():

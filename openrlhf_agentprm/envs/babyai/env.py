@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ class BabyAIEnv(gymnasium.Env[str, str]):
             what is in sight, numbered by distance in every view, as in AgentGym.
         declare: only the action `done` ends an episode, and only then is the mission checked on the state. Without it an episode ends
             on success, so that failures are long and successes short: length alone then tells the outcome.
+        slip: chance that another admissible action is carried out in place of the one that was given; what is seen then tells. It is drawn from
+            the seed, the task and all actions so far, so that the same actions meet the same luck and a replay shows what was seen.
         tasks_per_split: how many tasks each split lists.
     """
 
@@ -54,6 +57,7 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         observation: str = "compact",
         memory: bool = False,
         declare: bool = False,
+        slip: float = 0.0,
         tasks_per_split: int = 100_000,
     ) -> None:
         problems = []
@@ -61,12 +65,15 @@ class BabyAIEnv(gymnasium.Env[str, str]):
             problems.append(f"action_level is {action_level!r}; allowed: 'high', 'low'")
         if observation not in ("compact", "full"):
             problems.append(f"observation is {observation!r}; allowed: 'compact', 'full'")
+        if not (isinstance(slip, int | float) and 0 <= slip < 1):
+            problems.append(f"slip is {slip!r}; allowed: a chance from 0 to less than 1")
         if problems:
             raise UserError(problems)
         self.levels = resolve_levels(levels)
         self.action_level = action_level
         self.memory = memory
         self.declare = declare
+        self.slip = slip
         self.tasks_per_split = tasks_per_split
         self._describe = describe_compact if observation == "compact" else describe_full
         self._ids = level_ids()
@@ -85,6 +92,7 @@ class BabyAIEnv(gymnasium.Env[str, str]):
             raise UserError(f"BabyAI level {level!r} has a mission of several parts, which `declare` cannot check on a state")
         self._task = (level, level_seed)
         self._over = False
+        self._luck = f"{seed}:{task_id}"
         self._moves: list[Any] = []
         self._expert: Any = None
         self._seen = Memory() if self.memory else None
@@ -101,6 +109,8 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         if text == "check available actions" and self.action_level == "high":
             listed = "You can take the following actions: " + ", ".join(self.admissible_actions())
             return listed, 0.0, False, False, {"valid_action": True, "success": False}
+        if self.slip:
+            text = self._slipped(text)
         recorder = _Recorder(self.grid_env, self._moves)
         done = actions.carry_out(text, recorder, self.view, self.action_level, stop_at_end=not self.declare)
         observation = self._observe() if done.valid else f"failed, {done.why}. {self._observe()}"
@@ -143,11 +153,11 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         return [f"{color} {kind}" for color in _COLORS for kind in OBJECTS] + verbs
 
     def snapshot(self) -> object:
-        return copy.deepcopy((self.grid_env, self._task, self._over, self._moves, self._seen, self.view, self._move_limit))
+        return copy.deepcopy((self.grid_env, self._task, self._over, self._moves, self._seen, self.view, self._move_limit, self._luck))
 
     def restore(self, state: object) -> None:
         parts: Any = copy.deepcopy(state)
-        self.grid_env, self._task, self._over, self._moves, self._seen, self.view, self._move_limit = parts
+        self.grid_env, self._task, self._over, self._moves, self._seen, self.view, self._move_limit, self._luck = parts
         self._expert = None
 
     # --- helpers ---
@@ -155,6 +165,13 @@ class BabyAIEnv(gymnasium.Env[str, str]):
     def _observe(self) -> str:
         self.view = look(self.grid_env, self._seen)
         return self._describe(self.view, self.grid_env)
+
+    def _slipped(self, text: str) -> str:
+        """The action that is carried out."""
+        self._luck += f"|{text}"
+        draw = random.Random(self._luck)
+        others = [action for action in actions.admissible(self.grid_env, self.view, self.action_level) if action != text]
+        return draw.choice(others) if others and draw.random() < self.slip else text
 
     def _parse(self, task_id: str) -> tuple[str, int]:
         level, _, seed = str(task_id).partition("/")
