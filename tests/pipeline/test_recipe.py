@@ -50,9 +50,10 @@ def test_every_ppo_stage_gives_flags_that_its_estimator_reads(name):
         assert unread_flags(hierarchize(host_parser("train_ppo_ray").parse_args(stage.argv)).algo.advantage) == [], stage.name
 
 
-def test_the_studys_recipe_is_valid_too():
-    recipe = load_recipe(STUDY, ["vars.first_test=1000"], parsers())
-    assert len(recipe.stages) >= 20 and all("${" not in line for line in dry_run(recipe))
+@pytest.mark.parametrize(("name", "stages"), [("study", 20), ("surprise", 11)])
+def test_the_benchmarks_recipes_are_valid_too(name, stages):
+    recipe = load_recipe(str(Path(STUDY).with_stem(name)), ["vars.first_test=1000"], parsers())
+    assert len(recipe.stages) >= stages and all("${" not in line for line in dry_run(recipe))
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in OURS])
