@@ -142,9 +142,10 @@ class Scored:
 
     @property
     def values_start(self) -> bool:
-        """Whether its V(s_0) means something; without a record of its training it is taken to."""
-        record = getattr(self.model, "record", None)
-        return record is None or record.value_trained
+        """Whether its V(s_0) means something: it was trained, in every member of an ensemble; of a kind that tells nothing it is taken to."""
+        from ..prm.kinds import records_of
+
+        return all(record.value_trained for record in records_of(self.reward_model, self.prm))
 
     @property
     def cost(self) -> dict[str, float]:

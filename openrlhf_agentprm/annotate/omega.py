@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..core.bisection import Bounds, selection_score
 from ..core.errors import UserError
@@ -26,6 +27,11 @@ class omega:
     do not grow it; a search begins behind the last state from which some episode succeeded; a turn before the fatal one whose state was not
     completed takes the share of the episodes through it that succeed, and has no label if none did.
     """
+
+    @staticmethod
+    def scale(options: Mapping[str, Any]) -> str:
+        """Hard labels are verdicts, soft ones shares of successes."""
+        return "judgement" if options.get("label") == "hard" else "probability"
 
     @staticmethod
     def annotate(

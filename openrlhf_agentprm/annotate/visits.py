@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from ..core.errors import UserError
 from ..core.visits import returns_behind, visit_maxima, visit_means
 from ..data.sidecar import Sidecar, table_of
 from ..data.store import EpisodeStore
+from .given import check_numbers
 from .paths import paths_of
 
 
@@ -111,13 +113,10 @@ class _Visits:
 
 
 def _check(method: str, gamma: float, discount_from: str = "turn", min_visits: int = 1, weight: str = "visit") -> None:
+    check_numbers(method, {"gamma": (gamma, 0, 1), "min_visits": (min_visits, 1, math.inf)})
     problems = []
-    if not 0 <= gamma <= 1:
-        problems.append(f"gamma is {gamma}; wanted a discount from 0 to 1")
     if discount_from not in ("turn", "start"):
         problems.append(f"discount_from is {discount_from!r}; allowed: turn, start")
-    if min_visits < 1:
-        problems.append(f"min_visits is {min_visits}; wanted 1 or more")
     if weight not in ("visit", "pair"):
         problems.append(f"weight is {weight!r}; allowed: visit, pair")
     if problems:

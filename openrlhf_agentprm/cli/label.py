@@ -119,13 +119,16 @@ def _scale(method: Any, options: dict[str, Any]) -> str:
 
 
 def _in_steps(args: Any, store: EpisodeStore, about: dict[str, Any]) -> EpisodeStore:
-    """The store with its responses divided as the flags say, which is noted in `about`."""
+    """The store with its responses divided as the flags say, or as the PRM that judges was trained, which is noted in `about`."""
     from ..data.step_store import StepStore
-    from ..prm.steps import given_delimiters, tell
+    from ..prm.kinds import AUTO
+    from ..prm.steps import given_delimiters, settle, tell, trained_on
 
     policy = args.policy.model_name_or_path or next((row["policy"] for row in store.rows(["policy"])), "")
     known = args.prm.step_delimiter_text is not None or Path(policy).exists()
-    delimiters = given_delimiters(args.prm, policy if known else None)
+    judge = args.label.options.get("prm")
+    judges = trained_on(args.label.options.get("reward_model", AUTO), [judge]) if isinstance(judge, str) and judge else []
+    delimiters = settle(given_delimiters(args.prm, policy if known else None), judges)
     if not delimiters:
         return store
     divided = StepStore(store.path, delimiters)

@@ -92,14 +92,17 @@ def _check(args: Any) -> None:
 
 
 def _check_kind(args: Any) -> None:
-    from ..prm.kinds import AUTO, check_reward_model, kind_of
+    from ..prm.kinds import AUTO, check_reward_model, kind_of, load_kind
+    from ..prm.scoring import is_plain
 
     if args.prm.name == AUTO:
         args.prm.name = kind_of(args.path)
     if args.prm.name == "remote":
         raise UserError(f"{args.path} is remote: it is served elsewhere already")
-    if args.serve.engine == "vllm" and args.prm.name != "scalar":
-        raise UserError(f"--serve.engine vllm serves scalar PRMs; {args.path} is {args.prm.name}: leave --serve.engine out")
+    if args.serve.engine == "vllm" and not is_plain(load_kind(args.prm.name, args.path)):
+        raise UserError(
+            f"--serve.engine vllm serves PRMs whose score is that of one head; {args.path} is {args.prm.name}: leave --serve.engine out"
+        )
     check_reward_model(args.prm.name, args.path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from .train_prm_flags import build_parser
 if TYPE_CHECKING:
     from ..prm.dataset import PRMData
 
+logger = logging.getLogger(__name__)
+
 
 def main(argv: Sequence[str]) -> int:
     args = parse_nested(build_parser(), argv)
@@ -22,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def fill_in(args: Any) -> None:
-    """Defaults that depend on the method: `td_qv` regresses Q and V on one target, and reads V where it was trained."""
+    """Defaults that depend on the method: `td_qv` regresses Q and V on one target, and reads V where it was trained; PVM has no progress term."""
     from ..data.sidecar import read_about
     from ..prm.kinds import reads
 
@@ -33,7 +36,8 @@ def fill_in(args: Any) -> None:
     if reads(args, "label.values"):
         args.label.values = args.label.values or ("state" if at_states else "previous_q")
     if reads(args, "loss.beta") and args.loss.beta is None:
-        args.loss.beta = 0.0 if at_states and args.prm.name != "two_head" else 1.0  # a head for progress alone is trained by β alone
+        promise_alone = args.label.name in ("td_qv", "outcome_all") and args.prm.name != "two_head"  # whose other head β alone trains
+        args.loss.beta = 0.0 if promise_alone else 1.0
 
 
 def train(args: Any) -> None:
@@ -57,8 +61,8 @@ def train(args: Any) -> None:
     activate()
     load_data = step_loader(args)
     data = load_data(args.data.dataset.split(","), max_len=args.data.max_len, max_samples=args.data.max_samples)
-    if args.loss.kind == "soft_bce" and (args.label.dense_rewards_enable or any(not 0 <= e.outcome <= 1 for e in data.episodes)):
-        raise UserError("--loss.kind soft_bce wants outcomes from 0 to 1 and no dense rewards; take --loss.kind mse")
+    if args.loss.kind == "soft_bce" and not args.label.sidecar:
+        _check_outcomes(data.episodes, args)
     if args.label.sidecar and args.loss.kind != "pairs":
         labels = read_labels(args.label.sidecar)
         if args.loss.kind == "soft_bce" and (outside := targets_outside(labels, 0, 1)):
@@ -69,6 +73,7 @@ def train(args: Any) -> None:
     episodes, held_out = split(data.episodes, args)
     if args.eval.dataset:
         held_out = load_data(args.eval.dataset.split(","), max_len=args.data.max_len).episodes
+        _warn_of_leaks(episodes, held_out, args.eval.dataset)
     episodes = cap_older(episodes, args.data.replay_share, data.left_out)
     if args.eval.patience is not None and not held_out:
         raise UserError("--eval.patience: no episode is held out; raise --eval.share, or give --eval.dataset")
@@ -81,6 +86,34 @@ def train(args: Any) -> None:
         items = "episodes" if not of else "items"
         raise UserError(f"{len(objective.lengths)} {items}{of} do not fill one batch of --train.batch_size {args.train.batch_size}")
     _train(args, strategy, tokenizer, objective, episodes, held_out, data)
+
+
+def _check_outcomes(episodes: list[Any], args: Any) -> None:
+    """Cross-entropy has targets from 0 to 1.
+
+    Raises:
+        UserError: names the episodes whose outcome is none.
+    """
+    from ..core.errors import UserError
+
+    if args.label.dense_rewards_enable:
+        raise UserError("--loss.kind soft_bce takes no --label.dense_rewards_enable, whose returns leave [0, 1]; take --loss.kind mse")
+    if outside := [e for e in episodes if not 0 <= e.outcome <= 1]:
+        told = [f"--loss.kind soft_bce: the outcome of episode {e.episode_id} is {e.outcome:g}, outside [0, 1]" for e in outside[:10]]
+        more = [f"… and {len(outside) - 10} more"] if len(outside) > 10 else []
+        raise UserError([*told, *more, "take --loss.kind mse for these outcomes"])
+
+
+def _warn_of_leaks(training: list[Any], held_out: list[Any], dataset: str) -> None:
+    """Tasks on both sides: held-out figures then do not tell of new tasks."""
+    tasks, known = ({(e.env, e.task_id) for e in side} for side in (held_out, training))
+    if both := tasks & known:
+        logger.warning(
+            "%d of %d tasks of --eval.dataset %s are trained on too, so its figures do not tell of new tasks",
+            len(both),
+            len(tasks),
+            dataset,
+        )
 
 
 def split(episodes: list[Any], args: Any) -> tuple[list[Any], list[Any]]:

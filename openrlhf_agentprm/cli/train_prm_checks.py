@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -15,6 +16,21 @@ _READ_BY = {
     "loss.target_every": " (inverse with --loss.inverse_next target does)",
     "prm.kappa": " (heads with --prm.combine lcb does)",
 }
+_GIVEN_BY = {
+    "gamma": "label.gamma",
+    "lambd": "label.lambd",
+    "bootstrap": "label.bootstrap_enable",
+    "dense": "label.dense_rewards_enable",
+}
+_OF_SFT = (
+    *(
+        f"data.{name}"
+        for name in ("min_outcome", "dataset_probs", "dataset_split", "multiturn", "input_key", "output_key", "input_template")
+    ),
+    *(f"data.{name}" for name in ("apply_chat_template", "tokenizer_chat_template", "disable_fast_tokenizer", "dataloader_num_workers")),
+    *("eval.split", "ckpt.save_hf", "ckpt.disable_ds", "ds.use_liger_kernel", "ds.experts_implementation", "ds.load_in_4bit"),
+    *("model.aux_loss_coef", "model.pretrain_mode_enable", "use_ms"),
+)
 _SIZES = ("ring_attn_size", "tensor_parallel_size")
 
 
@@ -46,6 +62,11 @@ def problems_of_flags(args: Any) -> list[str]:
     if hasattr(label, "annotate"):
         told = f"make them with cli.label --label.name {args.label.name} and give the folder as --label.sidecar"
         return [*found, *_unsupported(args), f"--label.name {args.label.name} makes its labels from the whole store: {told}"]
+    found += [
+        f"--label.options has the key {name!r}, which --{flag} gives" for name, flag in _GIVEN_BY.items() if name in args.label.options
+    ]
+    if args.label.shuffle_seed is not None and args.label.dense_rewards_enable:
+        found.append("--label.shuffle_seed deals outcomes out again, and --label.dense_rewards_enable learns from others; give one of them")
     return found + _unsupported(args) + unknown_options("--label.options", args.label.options, label)
 
 
@@ -137,4 +158,6 @@ def _sidecar_problems(args: Any) -> list[str]:
 def _unsupported(args: Any) -> list[str]:
     """Flags of the host's SFT that PRM training would accept and not do."""
     found = [f"--ds.{name} {getattr(args.ds, name)}: a PRM is trained with 1" for name in _SIZES if getattr(args.ds, name, 1) > 1]
-    return found + (["--ds.load_in_4bit is not supported in PRM training"] if getattr(args.ds, "load_in_4bit", False) else [])
+    defaults = {action.dest: action.default for action in build_parser()._actions}
+    given = [name for name in _OF_SFT if name in defaults and functools.reduce(getattr, name.split("."), args) != defaults[name]]
+    return found + [f"--{name} is of supervised training and does nothing to a PRM's; leave it out" for name in given]

@@ -64,7 +64,9 @@ def _add_loss_flags(parser: argparse.ArgumentParser) -> None:
         ),
     )
     loss.add_argument(
-        "--loss.beta", type=float, help="weight of the progress term (default: td_qv 0 but for two_head, else 1.0, as arXiv 2511.08325)"
+        "--loss.beta",
+        type=float,
+        help="weight of the progress term (default: 1.0, as arXiv 2511.08325; td_qv and outcome_all 0 but for two_head)",
     )
     loss.add_argument("--loss.value_coef", type=float, default=1.0, help="weight of the value term at every state; 0 is the paper")
     loss.add_argument(

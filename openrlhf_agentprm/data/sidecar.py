@@ -76,15 +76,21 @@ def read_rows(folder: str | Path, kind: str, schema: pa.Schema) -> pa.Table:
 
 
 def read_about(folder: str | Path) -> dict[str, Any]:
-    """How the labels of a folder were made.
+    """How the labels of a folder were made; `method` is "unknown" where their maker does not say it.
 
     Raises:
-        UserError: there are none, or they were not finished.
+        UserError: there are none, they were not finished, or this is no JSON object.
     """
     path = Path(folder) / _ABOUT
     if not path.is_file():
         raise UserError(f"{folder} holds no finished labels ({_ABOUT} is not there); make them with cli.label")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    if not isinstance(about, dict):
+        raise UserError(f"{path} is no JSON object, which tells how the labels were made")
+    return {"method": "unknown", **about}
 
 
 def read_labels(folder: str | Path) -> dict[str, tuple[list[float], list[float]]]:

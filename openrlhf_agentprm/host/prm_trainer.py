@@ -20,6 +20,7 @@ from ..prm.objective import Objective
 from ..prm.packing import check_apart
 from ..prm.record import ENDS_AS_OUTCOME, Record
 from .best_weights import BestWeights
+from .prm_logs import TrainingLog
 from .prm_strategy import whole_weights
 
 
@@ -66,6 +67,7 @@ class PRMTrainer:
         from tqdm import tqdm
 
         done = self._resume()
+        log = TrainingLog(self.args, self.strategy.is_rank_0())
         total = self.steps_per_epoch * self.args.train.max_epochs
         bar = tqdm(total=total, initial=done, desc="PRM", unit="step", disable=not self.strategy.is_rank_0(), mininterval=1.0)
         batches: tuple[int, list[list[int]]] = (-1, [])
@@ -82,12 +84,14 @@ class PRMTrainer:
             if self.held_out and self._evaluates_at(step + 1, total):
                 row |= self.evaluate()
             self.history.append(row)
+            log.row(row)
             self.best.keep(self.history)
             bar.update()
             told = {k: f"{row[k]:.4f}" for k in ("loss", "lr")} | {"tokens/s": f"{row['tokens'] / row['seconds']:.0f}"}
             bar.set_postfix(told, refresh=False)
             self._save_state(step + 1)
         bar.close()
+        log.close()
         self.best.restore(self.history)
 
     def _evaluates_at(self, step: int, total: int) -> bool:

@@ -67,7 +67,8 @@ def load_data(paths: Sequence[str], *, max_len: int, max_samples: int | None = N
     if problems:
         raise UserError(problems[:10] + ([f"… and {len(problems) - 10} more"] if len(problems) > 10 else []))
     if max_samples is not None:
-        data.episodes = data.episodes[:max_samples]
+        kept = set(sorted(e.episode_id for e in data.episodes)[:max_samples])  # hashes: a sample of all stores
+        data.episodes = [e for e in data.episodes if e.episode_id in kept]
     if not data.episodes:
         raise UserError(f"no episode of {', '.join(paths)} can be used (left out: {dict(data.left_out) or 'none was there'})")
     return data

@@ -11,8 +11,10 @@ from typing import Any
 
 from ..agents.chat import load_tokenizer
 from ..core.errors import UserError
+from ..core.registry import REWARD_MODELS
 from .model import check_checkpoint, load_prm
 from .record import Record
+from .scoring import is_plain
 from .vocabulary import read_config
 
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -47,9 +49,10 @@ def check_finished(path: str) -> Record:
                 "the same command and --ckpt.load_enable"
             )
         raise UserError(f"{path!r} is no checkpoint: it has no config.json, no weights and no agentprm.json")
-    if record.kind != "scalar":
+    if not is_plain(REWARD_MODELS.load(record.kind)):
         raise UserError(
-            f"{path!r} is a PRM of the kind {record.kind}, which plain transformers and vLLM cannot read; scalar ones are exported"
+            f"{path!r} is a PRM of the kind {record.kind}, whose scores plain transformers and vLLM cannot give; exported are kinds whose score is "
+            "that of one head, such as scalar"
         )
     parts = {"config.json": folder / "config.json", "a tokenizer": folder / "tokenizer_config.json"}
     missing = [name for name, file in parts.items() if not file.is_file()] + ([] if any(folder.glob("*.safetensors")) else ["safetensors"])
@@ -168,14 +171,18 @@ def _versions(record: Record) -> list[str]:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, str]:
-    """Nested mappings by dotted names; what is empty or null left out; a local folder by its name alone."""
+    """Nested mappings by dotted names; what is empty or null left out; local folders, divided by commas, by their names alone."""
     found: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             found |= {f"{name}.{inner}": told for inner, told in _flat(value).items()}
         elif value is not None and value != "":
-            found[name] = Path(value).name if isinstance(value, str) and Path(value).is_absolute() else _number(value)
+            found[name] = ",".join(map(_name, value.split(","))) if isinstance(value, str) else _number(value)
     return found
+
+
+def _name(text: str) -> str:
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def _number(value: Any) -> str:

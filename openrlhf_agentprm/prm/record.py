@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import UserError
 from ..data.steps import Delimiters
 
 VALUES = ("previous_q", "state")
@@ -58,11 +59,18 @@ class Record:
 
     @classmethod
     def load(cls, folder: str | Path) -> Record:
-        """The record, or defaults with untrained values for a checkpoint of another maker."""
+        """The record, or defaults with untrained values for a checkpoint of another maker.
+
+        Raises:
+            UserError: a later version wrote it.
+        """
         path = Path(folder) / _RECORD
         if not path.is_file():
             return cls(method="unknown", value_trained=False)
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        given = json.loads(path.read_text(encoding="utf-8"))
+        if unknown := sorted(given.keys() - cls.__dataclass_fields__.keys()):
+            raise UserError(f"{path} has {', '.join(unknown)}, which this version does not know: a newer openrlhf-agentprm wrote it")
+        return cls(**given)
 
 
 def _version(name: str) -> str:

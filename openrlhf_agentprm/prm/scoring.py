@@ -149,6 +149,12 @@ class ScalarPRM:
         return q_BK.cpu(), v_BK.cpu()
 
 
+def is_plain(kind: Any) -> bool:
+    """Whether a kind's scores are one head's, read as `ScalarPRM` reads them; then transformers, vLLM and one pass over a tree give them too."""
+    inherits = all(getattr(kind, name, None) is getattr(ScalarPRM, name) for name in ("score", "read", "reader"))
+    return isinstance(kind, type) and issubclass(kind, ScalarPRM) and kind.labels == 1 and inherits
+
+
 def values_as_recorded(q_BK: torch.Tensor, v_BK: torch.Tensor, mask_BK: torch.Tensor, record: Record) -> ProcessScores:
     """V(s_t) = Q of the turn before, with V(s_0) read at the end of the prompt ("previous_q") or 0 ("previous_q_from_0"); or V as read ("state")."""
     q_BK = torch.where(mask_BK, q_BK, 0.0)

@@ -16,7 +16,7 @@ import torch
 from ..core.errors import UserError
 from ..data.layout import Span
 from .read_out import head
-from .scoring import ScalarPRM, length_batches
+from .scoring import ScalarPRM, is_plain, length_batches
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Branches:
 
 def takes_branches(prm: object) -> TypeGuard[ScalarPRM]:
     """Whether a PRM's attention takes any mask: full causal attention in every layer, by sdpa or eager, and one linear score a token."""
-    if type(prm) is not ScalarPRM or prm.record.output not in ("linear", "sigmoid"):
+    if not (isinstance(prm, ScalarPRM) and is_plain(type(prm))) or prm.record.output not in ("linear", "sigmoid"):
         return False
     model: Any = prm.model
     config = getattr(model, "config", None)

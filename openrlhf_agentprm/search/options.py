@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..core.errors import UserError
 from .budget import Budget
 
 RULES = ("uct", "puct")
@@ -27,6 +28,9 @@ class Options:
             whole response once it has ended.
         mcts_rule, mcts_prior, mcts_actions, exploration, rollout_weight: of `mcts`, see there.
         lookahead_temperature: of the continuation's actions; 0 is greedy.
+
+    Raises:
+        UserError: a rule, a prior or a way to restore that does not exist.
     """
 
     seed: int = 0
@@ -43,3 +47,10 @@ class Options:
     exploration: float = 1.0
     rollout_weight: float = 0.0
     lookahead_temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        named = {"mcts_rule": RULES, "mcts_prior": PRIORS, "restore": RESTORE}
+        if wrong := [
+            f"{n} is {getattr(self, n)!r}; allowed: {', '.join(names)}" for n, names in named.items() if getattr(self, n) not in names
+        ]:
+            raise UserError(wrong)

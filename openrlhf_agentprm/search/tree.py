@@ -94,6 +94,10 @@ class TreeSearch(ABC):
     def _step(self, searches: list[TaskSearch]) -> None:
         """Take every search a turn further; one whose budget does not allow it becomes `plain`."""
 
+    @property
+    def needs_logprobs(self) -> bool:
+        return bool(self.options.logprob_weight) or (self.method.kind == "mcts" and self.options.mcts_prior == "logprob")
+
     def _late(self) -> bool:
         return time.monotonic() >= self._ends
 
@@ -121,6 +125,8 @@ class TreeSearch(ABC):
         for sampled in self._drained():
             place = owners[int(sampled.request_id[1:])]
             search, node, _ = wanted[place]
+            if self.needs_logprobs and sampled.token_ids and not sampled.logprobs:
+                raise UserError("the engine gives no log-probabilities, which logprob_weight and the prior 'logprob' rank by")
             search.sampled_actions += 1
             search.sampled_tokens += len(sampled.token_ids)
             key = tuple(sampled.token_ids)

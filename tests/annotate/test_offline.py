@@ -1,5 +1,6 @@
 """Labels by a verifier, by agreement, by search and by distance, and preference pairs: by hand on small stores, and split by task."""
 
+import json
 import math
 
 import pytest
@@ -298,6 +299,10 @@ def test_a_verifier_without_a_value_leaves_the_first_turn_out(verifier, tiny, co
     a = list(EpisodeStore(count_store).episodes())
     found = targets(autopsv.annotate(EpisodeStore(count_store), prm=str(tmp_path / "orm")), a, tmp_path)
     assert all(math.isnan(own[0]) and not any(map(math.isnan, own[1:])) for own in found if own)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/ensemble.json").write_text(json.dumps({"members": ["../orm", verifier]}))
+    found = targets(autopsv.annotate(EpisodeStore(count_store), prm=str(tmp_path / "two")), a, tmp_path)
+    assert all(math.isnan(own[0]) for own in found if own), "one member of which has no V(s_0)"
 
 
 def test_the_command_labels_and_refuses(verifier, count_store, tmp_path, capsys):
@@ -309,6 +314,9 @@ def test_the_command_labels_and_refuses(verifier, count_store, tmp_path, capsys)
     assert consensus.scale({"mc": mc}) == "probability" and consensus.scale({"mc": mc, "hard": True}) == "judgement"
     assert about["method"] == "autopsv" and about["kind"] == "targets" and {"seconds", "scored_tokens"} <= about["cost"].keys()
     assert "mean target" in capsys.readouterr().out and read_labels(tmp_path / "out")
+    unnamed = tmp_path / "unnamed"
+    unnamed.mkdir()
+    (unnamed / "labels.json").write_text("[]")
     refused = {
         "autopsv: prm is not given": ["autopsv"],
         "autopsv: threshold is 0.5; wanted a number from -1 to 0": ["autopsv", '{"prm": "x", "threshold": 0.5}'],
@@ -320,6 +328,7 @@ def test_the_command_labels_and_refuses(verifier, count_store, tmp_path, capsys)
         "relabel: margin is -1; wanted": ["relabel", '{"margin": -1}'],
         "relabel: gamma is 'one'; wanted": ["relabel", '{"gamma": "one"}'],
         "is the folder that --label.options gives as 'mc'": ["rest_mcts", f'{{"mc": "{tmp_path / "out"}"}}'],
+        "labels.json is no JSON object": ["consensus", f'{{"mc": "{unnamed}", "judge": "x"}}'],
         "no model could be loaded": ["autopsv", '{"prm": "no/such"}'],
     }
     for told, (name, *options) in refused.items():

@@ -17,6 +17,8 @@ from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.sidecar import read_about, read_labels
 from openrlhf_agentprm.data.step_store import StepStore
 from openrlhf_agentprm.data.store import EpisodeStore
+from openrlhf_agentprm.prm.model import save_prm, start_from
+from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.rollout.builder import Assignment, EpisodeBuilder, Limits
 from openrlhf_agentprm.rollout.collect import play_episodes
 from openrlhf_agentprm.rollout.engine import Sampled, Sampling
@@ -184,6 +186,21 @@ def test_a_delimiter_that_is_not_met_is_told_with_counts(policy, store, tmp_path
     run_label(store, tmp_path / "none", "--label.name", "mc_visits", "--prm.step_delimiter", 7777, 1)
     assert "none of the 30 turns" in caplog.text and "1.0 steps a turn" in caplog.text and "end with 1 7777" in caplog.text
     assert read_about(tmp_path / "none")["steps_per_turn"] == 1.0
+
+
+def test_a_judge_trained_on_steps_judges_steps(policy, store, tmp_path):
+    """Without a word of the flags, as in evaluation and search."""
+    delimiters = [list(ids) for ids in semicolon(load_tokenizer(str(policy)))]
+    save_prm(
+        start_from(str(policy), dtype="fp32"),
+        load_tokenizer(str(policy)),
+        tmp_path / "prm",
+        Record(method="outcome_all", step_delimiter=delimiters),
+    )
+    found, about = run_label(
+        store, tmp_path / "labels", "--label.name", "autopsv", "--label.options", json.dumps({"prm": str(tmp_path / "prm")})
+    )
+    assert about["steps_per_turn"] > 1 and max(len(targets) for targets, _ in found.values()) > 1
 
 
 def test_bad_delimiters_are_refused(policy, store, tmp_path):

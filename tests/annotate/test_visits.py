@@ -89,6 +89,8 @@ def test_qlass_backs_the_best_up_through_the_tree(store, tmp_path):
         assert found[e.episode_id][0] == [backup(path[: k + 1]) for k in range(len(path))]
     with pytest.raises(UserError, match="qlass: gamma is 2"):
         qlass.annotate(EpisodeStore(tmp_path / "store"), gamma=2)
+    with pytest.raises(UserError, match="mc_visits: gamma is '0.9'; wanted a number from 0 to 1"):
+        mc_visits.annotate(EpisodeStore(tmp_path / "store"), gamma="0.9")
 
 
 def test_dense_rewards_are_brought_to_the_unit_interval(store, tmp_path):

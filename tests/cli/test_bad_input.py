@@ -74,7 +74,17 @@ UNFIT = [
 
 
 def test_flags_of_prm_training_are_all_told_at_once():
-    flags = ["--train.batch_size", 6, "--train.micro_batch_size", 4, "--eval.share", 1.5, "--label.options", '{"shuffel": 1}']
+    flags = [
+        "--train.batch_size",
+        6,
+        "--train.micro_batch_size",
+        4,
+        "--eval.share",
+        1.5,
+        "--label.options",
+        '{"shuffel": 1, "dense": true}',
+    ]
+    flags += ["--data.min_outcome", 0.5, "--ckpt.save_hf", "--label.dense_rewards_enable", "--label.shuffle_seed", 1]
     refused(
         module("train_prm", *flags, *UNFIT, check=False),
         "--model.model_name_or_path is required",
@@ -87,11 +97,25 @@ def test_flags_of_prm_training_are_all_told_at_once():
         "--train.max_tokens_per_gpu is 0",
         "--eval.patience is 0",
         "--label.options has the unknown key 'shuffel'",
+        "--label.options has the key 'dense', which --label.dense_rewards_enable gives",
+        "--label.shuffle_seed deals outcomes out again, and --label.dense_rewards_enable learns from others",
+        "--data.min_outcome is of supervised training and does nothing to a PRM's",
+        "--ckpt.save_hf is of supervised training",
     )
     refused(
         module("train_prm", "--eval.patience", 2, "--data.replay_decay", 0.5, "--loss.reduce", "episodes", check=False),
         "--eval.patience wants held-out episodes",
         "--data.replay_decay weighs turns, which --loss.reduce episodes divides out again",
+    )
+
+
+def test_outcomes_that_cross_entropy_cannot_have_are_named(tiny, tmp_path):
+    beyond = store(tmp_path / "beyond", episode(0), episode(1, outcome=2.0), episode(2, outcome=-1.0))
+    refused(
+        train_prm(tiny, beyond, "--loss.kind", "soft_bce"),
+        "is 2, outside [0, 1]",
+        "is -1, outside [0, 1]",
+        "take --loss.kind mse for these",
     )
 
 

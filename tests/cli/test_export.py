@@ -11,7 +11,7 @@ from openrlhf_agentprm.cli.export import main
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.prm.model import save_prm, start_from
 from openrlhf_agentprm.prm.record import Record
-from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
+from openrlhf_agentprm.prm.scoring import ScalarPRM, load_reward_model, score_all
 
 SPANS = [(4, 6), (9, 10), (14, 17)]
 TOKENS = torch.randint(5, 60, (17,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -68,6 +68,16 @@ def test_the_card_says_how_the_model_was_made(bpe_policy, tmp_path):
     assert "V was not trained at the states" in card and "| transformers | " in card and "license:" not in card and "/somewhere" not in card
 
 
+def test_kinds_read_by_one_head_are_exported_and_several_data_sets_named(bpe_policy, tmp_path):
+    data = {"dataset": "/runs/episodes-0,/runs/episodes-1"}
+    prm = checkpoint(bpe_policy, tmp_path / "prm", kind="hierarchical", data=data)
+    main([str(prm), str(tmp_path / "out")])
+    ((q, _),), ((again, _),) = (score_all(load_reward_model("auto", str(p)), [TOKENS], [SPANS]) for p in (prm, tmp_path / "out"))
+    assert torch.equal(q, again) and "| dataset | episodes-0,episodes-1 |" in (tmp_path / "out/README.md").read_text()
+    with pytest.raises(UserError, match="of the kind spa, whose scores"):
+        main([str(checkpoint(bpe_policy, tmp_path / "spa", kind="spa")), str(tmp_path / "none")])
+
+
 def test_what_cannot_be_exported_is_told(bpe_policy, tmp_path):
     prm = checkpoint(bpe_policy, tmp_path / "prm")
     (tmp_path / "full").mkdir()
@@ -82,7 +92,7 @@ def test_what_cannot_be_exported_is_told(bpe_policy, tmp_path):
     refused("there is no folder", path=tmp_path / "nowhere")
     refused("has no agentprm.json, which training writes last", path=bpe_policy)
     refused("is no checkpoint", path=tmp_path / "full")
-    refused("of the kind two_head, which plain transformers", path=checkpoint(bpe_policy, tmp_path / "kind", kind="two_head"))
+    refused("of the kind two_head, whose scores plain transformers", path=checkpoint(bpe_policy, tmp_path / "kind", kind="two_head"))
     weights = prm / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])

@@ -18,7 +18,7 @@ from launching import deepspeed, free_port, module
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.layout import spans_of
-from openrlhf_agentprm.data.store import EpisodeStore
+from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.host.best_weights import BestWeights, best_of
 from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, check_datasets, for_episodes, is_store
 from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task
@@ -106,6 +106,19 @@ def test_prm_data_is_split_by_task_and_what_is_left_out_is_counted(count_store):
         load_data([str(count_store)], max_len=2)
 
 
+def test_a_cap_on_episodes_falls_on_all_stores_alike(count_store, tmp_path):
+    """The first by id, a hash: of one store and of its halves the same, the newest iteration's among them."""
+    every = sorted(EpisodeStore(count_store).episodes(), key=lambda e: e.task_id)
+    for name, half in (("a", every[:48]), ("b", every[48:])):
+        with EpisodeWriter(tmp_path / name) as writer:
+            for one in half:
+                writer.add(one)
+    whole = load_data([str(count_store)], max_len=128, max_samples=30).episodes
+    parts = load_data([str(tmp_path / "a"), str(tmp_path / "b")], max_len=128, max_samples=30).episodes
+    assert {e.episode_id for e in whole} == {e.episode_id for e in parts} and len(parts) == 30
+    assert {e.iteration for e in parts} == {0, 1}
+
+
 @pytest.mark.parametrize(("coef", "reduce"), [(1.0, "turns"), (0.5, "episodes"), (0.0, "turns")])
 def test_the_trainers_loss_trains_v_at_every_state(coef, reduce):
     """Two episodes of two turns and of one: dL/dv_t = c (v_t − target_t) over the turns, or over each episode's and then the episodes."""
@@ -135,7 +148,8 @@ def test_batches_of_like_length_cover_an_epoch_once():
 def reference(tiny, count_store, tmp_path_factory):
     """One process, one micro-batch a step."""
     folder = tmp_path_factory.mktemp("reference")
-    return train_prm(tiny, count_store, folder / "prm", "--train.micro_batch_size", "16", "--eval.share", "0.2"), folder / "prm"
+    board = ["--logger.tensorboard_dir", folder / "board", "--logger.wandb.run_name", "one", "--logger.logging_steps", "2"]
+    return train_prm(tiny, count_store, folder / "prm", "--train.micro_batch_size", "16", "--eval.share", "0.2", *board), folder / "prm"
 
 
 @pytest.mark.host
@@ -156,6 +170,18 @@ def test_processes_micro_batches_and_partitions_give_the_loss_of_one(flags, laun
     for a, b in zip(rows, parts, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=2e-3, abs=1e-5)
     assert parts[-1]["eval_brier_last"] == pytest.approx(rows[-1]["eval_brier_last"], rel=1e-2)
+
+
+@pytest.mark.host
+def test_tensorboard_is_given_what_the_history_has(reference):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows, folder = reference
+    board = EventAccumulator(str(folder.parent / "board/one")).Reload()
+    losses = [(e.step, e.value) for e in board.Scalars("train/loss")]
+    assert losses == [(row["step"], pytest.approx(row["loss"])) for row in rows if row["step"] % 2 == 0]
+    figures = [(row["step"], pytest.approx(row["eval_auc_last"])) for row in rows if "eval_auc_last" in row]
+    assert [(e.step, e.value) for e in board.Scalars("eval/auc_last")] == figures != []
 
 
 @pytest.mark.host
@@ -195,7 +221,9 @@ def test_the_hosts_ways_to_train(flags, tiny, count_store, tmp_path):
     load_prm(str(tmp_path / "prm"))
     record = Record.load(tmp_path / "prm")
     at_states = "td_qv" in flags
-    assert record.values == ("state" if at_states else "previous_q") and record.options["beta"] == (0.0 if at_states else 1.0)
+    assert record.values == ("state" if at_states else "previous_q") and record.options["beta"] == (
+        0.0 if at_states or "outcome_all" in flags else 1.0
+    )
     assert record.value_trained is ("outcome_last" not in flags and "0" not in flags[-1:])
     assert record.output == ("sigmoid" if "soft_bce" in flags else "linear")
 

@@ -62,6 +62,13 @@ def test_quality_by_turn_and_by_turns_left_by_hand():
     assert two["episodes"] == 1 and found["last"]["auc"] == 1.0
 
 
+def test_calibration_is_against_the_outcome_that_was_graded():
+    graded = [replace(e, outcome=value) for e, value in zip(small_grid().episodes, (0.6, 0.4, 0.7, 0.2), strict=True)]
+    found = prm_quality(ev.sample_grid(graded), tensors([[0.5, 0.6], [0.1, 0.2, 0.4], [0.5, 0.7], [0.1, 0.2]]))
+    assert found["last"]["brier"] == pytest.approx(0, abs=1e-12) and found["last"]["ece"] == pytest.approx(0, abs=1e-6)
+    assert found["last"]["auc"] == 1.0  # right or wrong: above a half or not
+
+
 def test_scores_that_are_no_probabilities_have_no_calibration():
     found, plain = (prm_quality(small_grid(), tensors(SMALL), probability=p) for p in (False, True))
     rows = [*found["by_turn"], *found["by_turns_left"], found["last"]]

@@ -114,6 +114,10 @@ def test_wrong_files_and_words_are_told(bpe_policy, tiny, tmp_path):
     with pytest.raises(UserError) as told:
         check_reward_model("auto", bad)
     assert len(told.value.problems) == 5 and "did you mean 'samples'" in str(told.value)
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list/generative.json").write_text("[]")
+    with pytest.raises(UserError, match="is no JSON object"):
+        Judging.load(tmp_path / "list")
     with pytest.raises(UserError, match="greedy reasoning is the same each time"):
         Judging.load(written(bpe_policy, tmp_path / "greedy", samples=3, temperature=0))
     with pytest.raises(UserError, match="none of .*'Absolutely'.* is one token"):

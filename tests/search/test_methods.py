@@ -23,6 +23,14 @@ LIMITS = Limits(6, 128, 4)
 ALL = ["1x6", "2x4", "bon:6", "mcts:6", "lookahead:1x4x2"]
 
 
+def test_options_that_name_nothing_are_told_at_once():
+    with pytest.raises(UserError) as told:
+        Options(mcts_rule="UCT", mcts_prior="log", restore="snapshots")
+    assert [p.split(";")[0] for p in told.value.problems] == [
+        "mcts_rule is 'UCT'", "mcts_prior is 'log'", "restore is 'snapshots'"
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def chat(tiny):
     return ChatFormat(load_tokenizer(str(tiny)))

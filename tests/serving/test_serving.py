@@ -306,7 +306,7 @@ def test_what_cannot_be_served_is_told(checkpoint, bpe_policy, tmp_path):
     ensemble = tmp_path / "both"
     ensemble.mkdir()
     (ensemble / "ensemble.json").write_text(json.dumps({"members": [checkpoint, checkpoint]}))
-    with pytest.raises(UserError, match="--serve.engine vllm serves scalar PRMs; .* is ensemble"):
+    with pytest.raises(UserError, match="--serve.engine vllm serves PRMs whose score is that of one head; .* is ensemble"):
         main([str(ensemble), "--serve.engine", "vllm"])
     with pytest.raises(UserError, match="is remote: it is served elsewhere already"):
         main(["http://127.0.0.1:1"])

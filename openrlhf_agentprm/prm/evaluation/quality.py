@@ -33,7 +33,8 @@ def prm_quality(grid: SampleGrid, scores: Sequence[torch.Tensor], *, probability
     same, same_groups = metrics.auc_within(last_B, success_B, equal_length)
     every_B = torch.ones_like(success_B)
     within, groups = _within_task(grid, last_B, every_B)
-    ece, bins = metrics.calibration(last_B, success_B)
+    outcomes_B = grid.outcomes_GN.flatten()
+    ece, bins = metrics.calibration(last_B, outcomes_B)
     found: dict[str, Any] = {
         "by_turn": _by_turn(grid, q_BK, lengths_B),
         "by_turns_left": _by_turns_left(grid, q_BK, lengths_B),
@@ -43,7 +44,7 @@ def prm_quality(grid: SampleGrid, scores: Sequence[torch.Tensor], *, probability
             "tasks": groups,
             "auc_within_task_and_length": same,
             "task_lengths": same_groups,
-            "brier": metrics.brier(last_B, success_B),
+            "brier": metrics.brier(last_B, outcomes_B),
             "ece": ece,
             "calibration": bins,
         },
@@ -81,7 +82,7 @@ def _by_turns_left(grid: SampleGrid, q_BK: torch.Tensor, lengths_B: torch.Tensor
 
 
 def _figures(grid: SampleGrid, q_B: torch.Tensor, there_B: torch.Tensor) -> dict[str, Any]:
-    q, y = q_B[there_B], grid.success_GN.flatten()[there_B]
+    q, y, r = q_B[there_B], grid.success_GN.flatten()[there_B], grid.outcomes_GN.flatten()[there_B]
     within, groups = _within_task(grid, q_B, there_B)
     return {
         "auc": metrics.auc(q, y),
@@ -89,8 +90,8 @@ def _figures(grid: SampleGrid, q_B: torch.Tensor, there_B: torch.Tensor) -> dict
         "tasks": groups,
         "mean_score": float(q.mean()),
         "success": float(y.double().mean()),
-        "brier": metrics.brier(q, y),
-        "ece": metrics.calibration(q, y)[0],
+        "brier": metrics.brier(q, r),
+        "ece": metrics.calibration(q, r)[0],
     }
 
 

@@ -79,6 +79,8 @@ class Judging:
             problems = [f"unknown key {n!r}{did_you_mean(n, cls.__dataclass_fields__)}" for n in given if n not in cls.__dataclass_fields__]
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is no JSON object: {error}") from error
+        if not isinstance(given, dict):
+            raise UserError(f"{file} is no JSON object: it holds {json.dumps(given)[:60]}")
         about = cls(**{name: value for name, value in given.items() if name in cls.__dataclass_fields__})
         if problems := problems + about.problems():
             raise UserError([f"{file}: {problem}" for problem in problems])

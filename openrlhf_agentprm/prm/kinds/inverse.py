@@ -232,7 +232,7 @@ def _rows(
     Raises:
         UserError: episodes have none.
     """
-    digest = digest or policies[-1].policy_digest
+    digest = digest or max(policies, key=lambda e: e.iteration).policy_digest
     found, missing = [], []
     for expert, episodes in ((True, experts), (False, policies)):
         for episode in episodes:
