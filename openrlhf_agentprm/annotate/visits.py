@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core.errors import UserError
+from ..core.errors import UserError, collecting
 from ..core.visits import returns_behind, visit_maxima, visit_means
 from ..data.sidecar import Sidecar, table_of
 from ..data.store import EpisodeStore
@@ -113,11 +113,12 @@ class _Visits:
 
 
 def _check(method: str, gamma: float, discount_from: str = "turn", min_visits: int = 1, weight: str = "visit") -> None:
-    check_numbers(method, {"gamma": (gamma, 0, 1), "min_visits": (min_visits, 1, math.inf)})
-    problems = []
+    problems: list[str] = []
+    with collecting(problems):
+        check_numbers(method, {"gamma": (gamma, 0, 1), "min_visits": (min_visits, 1, math.inf)})
     if discount_from not in ("turn", "start"):
-        problems.append(f"discount_from is {discount_from!r}; allowed: turn, start")
+        problems.append(f"{method}: discount_from is {discount_from!r}; allowed: turn, start")
     if weight not in ("visit", "pair"):
-        problems.append(f"weight is {weight!r}; allowed: visit, pair")
+        problems.append(f"{method}: weight is {weight!r}; allowed: visit, pair")
     if problems:
-        raise UserError([f"{method}: {p}" for p in problems])
+        raise UserError(problems)
