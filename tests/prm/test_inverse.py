@@ -1,5 +1,6 @@
 """InversePRM: branches behind a prefix equal rows of their own, where next actions come from, learning from experts alone."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -127,6 +128,9 @@ def test_next_actions_are_sampled_ones_else_the_last_policys_own(bpe_policy, dat
     part = InverseObjective(data.policies, flags(bpe_policy, data.experts, loss={"inverse_own_enable": True})).batch(range(12))
     assert torch.equal(part.sample_at_BK, part.positions.q_BK)
     assert part.sampled_BK.sum() == 6 * 3, "V is trained where π_(i−1) itself acted, and nowhere else"
+    mixed = [replace(e, iteration=int(e.policy == "old")) for e in data.policies]  # one store of both, in any order
+    newest = InverseObjective(mixed, flags(bpe_policy, data.experts, loss={"inverse_own_enable": True}))
+    assert {row.episode.policy for row in newest.rows if row.own} == {"old"}
 
 
 @pytest.mark.parametrize("following", ["full", "stop", "target"])

@@ -102,7 +102,7 @@ class InverseObjective:
 
     The next action a' at a state is, in this order: one sampled there beforehand (`--data.next_actions`, another of them each time), the
     episode's own where π_{i−1} itself played it, or its own in spite of that where `--loss.inverse_own_enable` allows it. π_{i−1} is who
-    sampled the next actions, else who played the last of `--data.dataset`.
+    sampled the next actions, else who played the newest iteration of `--data.dataset`.
 
     Args:
         train: episodes of past policies.
@@ -232,7 +232,7 @@ def _rows(
     Raises:
         UserError: episodes have none.
     """
-    digest = digest or max(policies, key=lambda e: e.iteration).policy_digest
+    digest = digest or sorted(policies, key=lambda e: e.iteration)[-1].policy_digest
     found, missing = [], []
     for expert, episodes in ((True, experts), (False, policies)):
         for episode in episodes:
