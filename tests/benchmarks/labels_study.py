@@ -25,6 +25,7 @@ QUESTIONS = {
         ("AgentPRM", "mc_soft"),
         ("AgentPRM", "mc_soft at 2 budgets"),
         ("AgentPRM at 1/2 budget", "mc_soft"),
+        ("AgentPRM at 1/2 budget", "mc_soft at 2 budgets"),
         ("AgentPRM at 1/4 budget", "mc_soft"),
         ("AgentPRM", "mc_visits"),
     ],
