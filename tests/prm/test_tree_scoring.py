@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from openrlhf_agentprm.agents.tiny import make_model, make_tokenizer, save_policy
+from openrlhf_agentprm.core.registry import REWARD_MODELS
 from openrlhf_agentprm.prm.model import start_from
 from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import ScalarPRM, score_all
@@ -33,10 +34,21 @@ def nodes():
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
-    ("values", "output"), [("state", "linear"), ("previous_q", "linear"), ("previous_q_from_0", "linear"), ("previous_q", "sigmoid")]
+    ("kind", "values", "output"),
+    [
+        ("scalar", "state", "linear"),
+        ("scalar", "previous_q", "linear"),
+        ("scalar", "previous_q_from_0", "linear"),
+        ("scalar", "previous_q", "sigmoid"),
+        ("hierarchical", "previous_q", "linear"),
+        ("inverse", "state", "linear"),
+        ("trajectory", "previous_q", "linear"),
+    ],
 )
-def test_one_pass_gives_what_each_path_gives_alone(folder, attention, values, output):
-    prm = ScalarPRM(start_from(folder, dtype="fp32", attn_implementation=attention).eval(), Record(values=values, output=output))
+def test_one_pass_gives_what_each_path_gives_alone(folder, attention, kind, values, output):
+    prm = REWARD_MODELS.load(kind)(
+        start_from(folder, dtype="fp32", attn_implementation=attention).eval(), Record(values=values, output=output)
+    )
     prm.model.score.weight.data *= 50  # scores of the order of 1
     assert takes_branches(prm)
     packed = score_branches(prm, nodes(), max_tokens=256)
@@ -61,4 +73,5 @@ def test_models_that_take_no_such_mask_are_scored_path_by_path(folder):
     assert takes_branches(ScalarPRM(model, Record()))
     model.config.sliding_window, model.config.use_sliding_window = 64, True
     assert not takes_branches(ScalarPRM(model, Record()))
+    assert not takes_branches(REWARD_MODELS.load("spa")(start_from(folder, dtype="fp32").eval(), Record()))  # whose score is a sum
     assert not takes_branches(object())
