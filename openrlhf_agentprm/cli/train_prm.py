@@ -73,7 +73,7 @@ def train(args: Any) -> None:
     episodes, held_out = split(data.episodes, args)
     if args.eval.dataset:
         held_out = load_data(args.eval.dataset.split(","), max_len=args.data.max_len).episodes
-        _warn_of_leaks(episodes, held_out, args.eval.dataset)
+        warn_of_leaks(episodes, held_out, args.eval.dataset)
     episodes = cap_older(episodes, args.data.replay_share, data.left_out)
     if args.eval.patience is not None and not held_out:
         raise UserError("--eval.patience: no episode is held out; raise --eval.share, or give --eval.dataset")
@@ -104,7 +104,7 @@ def _check_outcomes(episodes: list[Any], args: Any) -> None:
         raise UserError([*told, *more, "take --loss.kind mse for these outcomes"])
 
 
-def _warn_of_leaks(training: list[Any], held_out: list[Any], dataset: str) -> None:
+def warn_of_leaks(training: list[Any], held_out: list[Any], dataset: str) -> None:
     """Tasks on both sides: held-out figures then do not tell of new tasks."""
     tasks, known = ({(e.env, e.task_id) for e in side} for side in (held_out, training))
     if both := tasks & known:

@@ -155,6 +155,7 @@ def test_the_first_fatal_turn_by_hand(tree, tmp_path):
     alike(targets(sidecar, TREE, tmp_path), [[1 / 3, 1 / 2, 1.0], [1 / 3, 1 / 2, 0.0, 0.0], [1 / 3, 0.0], [0.0]])
     alive = omega.annotate(tree, complete=Values(lambda task, path: 0.25), samples=4)
     assert targets(alive, TREE, tmp_path)[1] == pytest.approx([1 / 3, 1 / 2, 0.25, 0.0])
+    assert (omega.scale({"label": "hard"}), omega.scale({})) == ("judgement", "probability")
     hard = omega.annotate(tree, complete=Values(lambda task, path: 0.25), samples=4, label="hard")
     assert targets(hard, TREE, tmp_path)[:2] == [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]]
     undecided = omega.annotate(tree, complete=Values(lambda task, path: NAN), samples=4)

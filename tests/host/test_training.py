@@ -16,6 +16,7 @@ from datasets import load_dataset
 from launching import deepspeed, free_port, module
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
+from openrlhf_agentprm.cli.train_prm import warn_of_leaks
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.layout import spans_of
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
@@ -134,6 +135,16 @@ def test_the_trainers_loss_trains_v_at_every_state(coef, reduce):
     loss.backward()
     share = torch.tensor([[1 / 3, 1 / 3], [1 / 3, 0]]) if reduce == "turns" else torch.tensor([[1 / 4, 1 / 4], [1 / 2, 0]])
     torch.testing.assert_close(v.grad, coef * share * torch.tensor([[-0.4, -0.6], [0.25, 0.0]]))
+
+
+def test_held_out_tasks_that_are_trained_on_are_told(count_store, caplog):
+    data = load_data([str(count_store)], max_len=128).episodes
+    train, held_out = split_by_task(data, 0.3)
+    warn_of_leaks(train, held_out, "other")
+    assert not caplog.records
+    warn_of_leaks(data, held_out, "other")
+    tasks = len({e.task_id for e in held_out})
+    assert f"{tasks} of {tasks} tasks of --eval.dataset other are trained on too" in caplog.text
 
 
 def test_batches_of_like_length_cover_an_epoch_once():

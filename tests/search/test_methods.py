@@ -177,6 +177,11 @@ def test_the_score_is_mixed_with_the_mean_log_probability(chat, pool):
         assert {r.path.actions[0] for r in results} == {first}
         if weight == 0.1:
             assert results[0].path.scores[0] == pytest.approx(0.3 - 0.1 * 2)
+    engine.logprobs = {}
+    for method, options in (("1x9", Options(logprob_weight=0.1)), ("mcts:4", Options(mcts_prior="logprob"))):
+        with pytest.raises(UserError, match="the engine gives no log-probabilities"):
+            search(engine, pool, chat, judge, tasks, options=options, **(how | {"method": method}))
+        engine.queue.clear()
 
 
 def test_pav_ranks_by_the_effective_reward(chat, pool):
