@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import glob
 import os
 import sys
 
 from .numa import provide_libnuma
+
+# What glibc keeps of freed memory instead of giving it back, bytes: (mallopt's number, the variable by which a user sets it, value).
+_KEPT_MEMORY = ((-3, "MALLOC_MMAP_THRESHOLD_", 32 << 20), (-1, "MALLOC_TRIM_THRESHOLD_", 64 << 20))
 
 # Names and values for vLLM, DeepSpeed and PyTorch; what the user has set already stands.
 CPU_ENVIRONMENT = {
@@ -54,7 +58,18 @@ def prepare_environment(*, alone: bool = False) -> None:
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     provide_libnuma()
+    if alone:
+        _keep_freed_memory()
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if alone else 2
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // sharers)))
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def _keep_freed_memory() -> None:
+    """Have this process use the memory that it frees again: each training step takes and frees the same activations, and memory that comes
+    back from the kernel is cleared page by page. Nothing where the C library is not glibc."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    for number, variable, value in _KEPT_MEMORY:
+        if set_option is not None and variable not in os.environ:
+            set_option(number, value)

@@ -131,7 +131,7 @@ def main() -> None:
     if args.worker:
         folder, name = args.worker
         return (train_ours if name in OURS else train_theirs)(Path(folder), name)
-    environment = {**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
     environment.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     print(f"{platform.machine()}, {os.cpu_count()} cores; hidden {args.hidden}, {args.layers} layers; TRL {TRL}", flush=True)
     for mix in args.mixes or MIXES:

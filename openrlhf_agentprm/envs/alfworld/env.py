@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -13,6 +13,7 @@ from ..base import SPLITS
 from .engine import NOTHING, Engine
 from .library import open_library, resolve_task_types
 from .oracle import Goal, shortest_plan
+from .searcher import Searcher
 
 _GAMES = {"train": 3000, "validation": 120, "test": 120}
 _TASK = "Your task is to: "
@@ -120,6 +121,16 @@ class AlfworldEnv(gymnasium.Env[str, str]):
         if not command:
             raise RuntimeError(f"no plan reaches the goal of ALFWorld task {self._loaded!r} from this state")
         return command
+
+    def demonstrator(self, name: str, *, noise: float, seed: int) -> Callable[[], str]:
+        """`searching`: one that does not know where things are (see `Searcher`)."""
+        if name != "searching":
+            raise UserError(f"ALFWorld has no demonstrator {name!r} (known: expert, careless, searching)")
+        engine = self._running("demonstrator()")
+        goal = Goal.read(engine.problem)
+        if goal is None:
+            raise UserError(f"the demonstrator 'searching' knows ALFWorld's six task types; {self._loaded!r} is of none of them")
+        return Searcher(goal, engine, noise=noise, seed=seed).next_action
 
     def lexicon(self) -> Sequence[str]:
         return ["go to", "you see", "You arrive at", "You open the", "You pick up the", "Your task is to", "Nothing happens"]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from .engine import Fact
 
 # What the goal wants done to the object: the command's verb, where it is done, and which objects allow it.
-_TREATMENTS = {
+TREATMENTS = {
     "isclean": ("clean", "sinkbasintype", "cleanable"),
     "ishot": ("heat", "microwavetype", "heatable"),
     "iscool": ("cool", "fridgetype", "coolable"),
@@ -31,7 +31,7 @@ class Goal:
 
     thing: str
     receptacle: str = ""
-    treatment: str = ""  # a key of _TREATMENTS
+    treatment: str = ""  # a key of TREATMENTS
     count: int = 1
     lamp: str = ""
 
@@ -41,7 +41,7 @@ class Goal:
         text = problem[problem.find("(:goal") :].lower()
         things = dict(re.findall(r"\(objecttype \?(\w+) (\w+)\)", text))
         receptacles = set(re.findall(r"\(receptacletype \?\w+ (\w+)\)", text))
-        treatments = [name for name in _TREATMENTS if f"({name} " in text]
+        treatments = [name for name in TREATMENTS if f"({name} " in text]
         if any(word in text for word in ("forall", "inreceptacleobject", "issliced")) or len(treatments) > 1:
             return None
         if "(istoggled " in text:
@@ -77,7 +77,7 @@ class _World:
         class_of: dict[str, str] = _pairs(known["objecttype"])
         self.fits = set(known["cancontain"])
         self.openable = {r for (r,) in known["openable"]}
-        self.verb, self.station, able = _TREATMENTS.get(goal.treatment, ("", "", "pickupable"))
+        self.verb, self.station, able = TREATMENTS.get(goal.treatment, ("", "", "pickupable"))
         allowed = set(known["pickupable"]) & set(known[able])
         self.things = [o for o in sorted(class_of) if class_of[o] == goal.thing and (o,) in allowed]
         inside: dict[str, frozenset[str]] = defaultdict(frozenset)
