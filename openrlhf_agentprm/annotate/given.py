@@ -1,24 +1,22 @@
-"""What a label method is given besides a store: numbers, labels that were made before, and a PRM."""
+"""What a label method is given besides a store: numbers, and labels that were made before."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..core.errors import UserError
-from ..data.episode import Episode
-from ..data.layout import spans_of
+from ..data.journal import Journal
 from ..data.sidecar import Sidecar, read_about, read_labels, table_of
 from ..data.store import EpisodeStore
-from .paths import progress_over
 
 Targets = Mapping[str, list[float]]  # by episode: the target of every turn from 0, NaN or missing at the end where there is none
 NO_COST: Mapping[str, float] = {"sampled_tokens": 0, "environment_steps": 0}  # of labels that nothing was played for
-_AT_ONCE = 512  # episodes that are scored together
 
 
 def check_numbers(method: str, numbers: Mapping[str, tuple[Any, float, float]]) -> None:
@@ -98,64 +96,22 @@ def padded(targets: Targets, episode: str, turns: int) -> torch.Tensor:
     return torch.tensor([*own, *[math.nan] * (turns - len(own))], dtype=torch.float64)
 
 
-class Scored:
-    """The episodes of a store with the scores of a PRM.
+@contextlib.contextmanager
+def kept_journal(path: Path) -> Iterator[Journal]:
+    """The journal of what was made so far, which this process alone writes.
 
-    Args:
-        reward_model: entry of the registry of reward models, or "auto".
-        prm: its checkpoint.
-
-    Attributes:
-        scored_tokens: so far.
+    Raises:
+        UserError: another process writes to it.
     """
-
-    def __init__(self, store: EpisodeStore, prm: str, reward_model: str) -> None:
-        from ..prm.scoring import load_reward_model
-
-        self.store = store
-        self.prm = prm
-        self.reward_model = reward_model
-        self.model = load_reward_model(reward_model, prm, device="cuda" if torch.cuda.is_available() else "cpu")
-        self.scored_tokens = 0
-
-    def __iter__(self) -> Iterator[tuple[Episode, torch.Tensor, torch.Tensor]]:
-        """(episode, q_K, v_K), float64, of those with an outcome."""
-        from ..prm.kinds.ensemble import checkpoints_of
-        from ..prm.vocabulary import check_vocabulary
-
-        checked = False
-        with progress_over(self.store) as bar:
-            episodes = (e for e in _counted(self.store, bar) if e.status.has_outcome and e.turns)
-            while some := list(islice(episodes, _AT_ONCE)):
-                if not checked:
-                    for checkpoint in checkpoints_of(self.reward_model, self.prm):  # none where it is served elsewhere
-                        check_vocabulary(checkpoint, str(self.store.path), some)
-                    checked = True
-                yield from self._score(some)
-
-    def _score(self, episodes: list[Episode]) -> Iterator[tuple[Episode, torch.Tensor, torch.Tensor]]:
-        from ..prm.scoring import score_all
-
-        self.scored_tokens += sum(len(e.token_ids) for e in episodes)
-        scores = score_all(self.model, [e.token_ids for e in episodes], [spans_of(e) for e in episodes])
-        return ((e, q_K.double(), v_K.double()) for e, (q_K, v_K) in zip(episodes, scores, strict=True))
-
-    @property
-    def values_start(self) -> bool:
-        """Whether its V(s_0) means something: it was trained, in every member of an ensemble; of a kind that tells nothing it is taken to."""
-        from ..prm.kinds import records_of
-
-        return all(record.value_trained for record in records_of(self.reward_model, self.prm))
-
-    @property
-    def cost(self) -> dict[str, float]:
-        return {**NO_COST, "scored_tokens": self.scored_tokens}
-
-
-def _counted(store: EpisodeStore, bar: Any) -> Iterator[Episode]:
-    for episode in store.episodes():
-        bar.update()
-        yield episode
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        journal = Journal(path)
+    except BlockingIOError as error:
+        raise UserError(f"another process writes to {path}; let it end, or give another --label.output") from error
+    try:
+        yield journal
+    finally:
+        journal.close(remove=False)
 
 
 class Rows:

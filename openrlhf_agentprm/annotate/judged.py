@@ -12,8 +12,9 @@ from ..core.errors import UserError
 from ..core.verdicts import agreement, relative_drop, wrong_from_the_first
 from ..data.sidecar import Sidecar, read_about
 from ..data.store import EpisodeStore
-from .given import NO_COST, Rows, Scored, check_flags, check_given, check_numbers, padded, targets_in
+from .given import NO_COST, Rows, check_flags, check_given, check_numbers, padded, targets_in
 from .paths import paths_of
+from .scored import Score, Scored
 
 
 class autopsv:
@@ -27,6 +28,7 @@ class autopsv:
         *,
         prm: str | None = None,
         reward_model: str = "auto",
+        score: Score = Scored,
         threshold: float = -0.5,
         from_first_error: bool = False,
     ) -> Sidecar:
@@ -36,13 +38,14 @@ class autopsv:
             prm: the verifier's checkpoint; an ORM in the paper. What stands before the first turn is its V(s_0); a PRM that never trained a V
                 leaves the first turn without a label.
             reward_model: entry of the registry of reward models, or "auto": what the checkpoint says that it is.
+            score: scores a store by a PRM.
             threshold: the relative change at which a turn is wrong.
             from_first_error: everything behind a wrong turn is wrong too.
         """
         check_given("autopsv", {"prm": prm}, "a verifier's checkpoint")
         check_numbers("autopsv", {"threshold": (threshold, -1, 0)})
         check_flags("autopsv", {"from_first_error": from_first_error})
-        scored = Scored(store, str(prm), reward_model)
+        scored = score(store, str(prm), reward_model)
         rows = Rows()
         for episode, q_K, v_K in scored:
             right_K = relative_drop(q_K, float(v_K[0]) if scored.values_start else math.nan, threshold)
@@ -68,6 +71,7 @@ class consensus:
         judge: str | None = None,
         prm: str | None = None,
         reward_model: str = "auto",
+        score: Score = Scored,
         threshold: float = 0.0,
         judge_threshold: float = 0.5,
         hard: bool = False,
@@ -80,6 +84,7 @@ class consensus:
             judge: folder of the second judge's labels; or
             prm: a PRM's checkpoint, whose scores judge.
             reward_model: entry of the registry of reward models that `prm` is of, or "auto": what it says that it is.
+            score: as in `autopsv`.
             threshold: a turn is right by `mc` above it; above 0 any success is enough, as in the paper.
             judge_threshold: a turn is right by the judge above it.
             hard: labels become 1 (right) and 0 (wrong).
@@ -93,7 +98,7 @@ class consensus:
         )
         check_flags("consensus", {"hard": hard, "whole": whole})
         first = targets_in(str(mc), store)
-        scored = Scored(store, prm, reward_model) if prm else None
+        scored = score(store, prm, reward_model) if prm else None
         rows, known, right, both = Rows(), 0, 0, 0
         for episode, verdicts_K in _by_scores(scored) if scored else _by_labels(str(judge), store):
             own_K = padded(first, episode, len(verdicts_K))

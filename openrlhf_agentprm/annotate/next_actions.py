@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
-from ..data.journal import Journal, rows_of
+from ..data.journal import rows_of
 from ..data.next_actions import NextActions
 from ..data.store import EpisodeStore
 from ..rollout.engine import Engine, Sampling
+from .given import kept_journal
 
 Key = tuple[str, int, int]
 """Episode, turn and sample."""
+Answer = tuple[Key, list[int]]
+"""An action's token ids."""
 _UNDER_WAY = 1024
 
 
@@ -37,36 +41,56 @@ class next_actions:
         return NextActions(found, act.cost, {"episodes": len(found), "states": states, "actions": states * samples})
 
 
-class Actor:
-    """A policy that is asked for actions, and a journal of its answers from which the same command goes on.
+@dataclass(frozen=True)
+class Asker:
+    """A policy that is asked for actions behind prompts; goes to other processes as it is.
 
     Args:
-        folder: of the journal; answers of another policy, temperature or seed are kept apart from these.
         engine: makes an engine, for a seed of its sampler.
-        who: policy, policy_digest, sampling and seed.
+        seed: the sampler's; each call has another stream of noise.
         sampling: of actions.
         max_len: context in tokens.
         max_tokens_per_turn: cap of tokens for one action (what the context leaves).
         stop_token_ids: tokens that end an action.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        engine: Callable[[int], Engine],
-        who: dict[str, Any],
-        sampling: Sampling,
-        *,
-        max_len: int,
-        max_tokens_per_turn: int | None,
-        stop_token_ids: Sequence[int],
-    ) -> None:
-        self.engine = engine
+    engine: Callable[[int], Engine]
+    seed: int
+    sampling: Sampling
+    max_len: int
+    max_tokens_per_turn: int | None
+    stop_token_ids: list[int]
+
+    def ask(self, prompts: Mapping[Key, list[int]]) -> Iterator[list[Answer]]:
+        """Actions as they are done, in no fixed order."""
+        keys = list(prompts)
+        seed = int.from_bytes(hashlib.sha256(f"{self.seed}:{keys[0]}".encode()).digest()[:4], "little") >> 1
+        engine, next_key = self.engine(seed), 0
+        try:
+            while next_key < len(keys) or engine.unfinished:
+                while next_key < len(keys) and engine.unfinished < _UNDER_WAY:
+                    prompt = prompts[keys[next_key]]
+                    room = self.max_len - len(prompt)
+                    budget = room if self.max_tokens_per_turn is None else min(room, self.max_tokens_per_turn)
+                    engine.submit(str(next_key), prompt, self.sampling, budget, self.stop_token_ids)
+                    next_key += 1
+                yield [(keys[int(done.request_id)], list(done.token_ids)) for done in engine.step()]
+        finally:
+            engine.close()
+
+
+class Actor:
+    """What a policy does at the states of stores, and a journal of its answers from which the same command goes on.
+
+    Args:
+        folder: of the journal; answers of another policy, temperature or seed are kept apart from these.
+        ask: asks the policy, such as `Asker.ask`.
+        who: policy, policy_digest, sampling and seed.
+    """
+
+    def __init__(self, folder: str | Path, ask: Callable[[Mapping[Key, list[int]]], Iterator[list[Answer]]], who: dict[str, Any]) -> None:
+        self.ask = ask
         self.who = who
-        self.sampling = sampling
-        self.max_len = max_len
-        self.max_tokens_per_turn = max_tokens_per_turn
-        self.stop_token_ids = list(stop_token_ids)
         name = hashlib.sha256(json.dumps(who, sort_keys=True).encode()).hexdigest()[:12]
         self.journal = Path(folder) / f"sampled-{name}.jsonl"
         self.cost: dict[str, float] = {}
@@ -81,49 +105,24 @@ class Actor:
         wanted = {
             (e.episode_id, k, n): e.token_ids[: t.action_start] for e in episodes for k, t in enumerate(e.turns) for n in range(samples)
         }
-        self.journal.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            journal = Journal(self.journal)
-        except BlockingIOError as error:
-            raise UserError(f"another process writes to {self.journal}; let it end, or give another --label.output") from error
-        try:
-            known = {key: tokens for key, tokens in self._known() if key in wanted}
+        with kept_journal(self.journal) as journal:
+            known = {(episode, turn, sample): row["token_ids"] for row in rows_of(self.journal) for episode, turn, sample in [row["key"]]}
+            known = {key: tokens for key, tokens in known.items() if key in wanted}
             began = time.monotonic()
             for key, tokens in self._sample({key: prompt for key, prompt in wanted.items() if key not in known}):
                 journal.append({"key": list(key), "token_ids": tokens, "seconds": round(time.monotonic() - began, 3)})
                 began = time.monotonic()
                 known[key] = tokens
             seconds = sum(row["seconds"] for row in rows_of(self.journal))
-        finally:
-            journal.close(remove=False)
         self.cost = {"sampled_tokens": sum(map(len, known.values())), "environment_steps": 0, "sampling_seconds": round(seconds, 3)}
         return {e.episode_id: [[known[e.episode_id, k, n] for n in range(samples)] for k in range(len(e.turns))] for e in episodes}
 
-    def _known(self) -> Iterator[tuple[Key, list[int]]]:
-        for row in rows_of(self.journal):
-            episode, turn, sample = row["key"]
-            yield (episode, turn, sample), row["token_ids"]
-
-    def _sample(self, missing: dict[Key, list[int]]) -> Iterator[tuple[Key, list[int]]]:
+    def _sample(self, missing: dict[Key, list[int]]) -> Iterator[Answer]:
         from tqdm import tqdm
 
         if not missing:
             return
-        keys = list(missing)
-        seed = int.from_bytes(hashlib.sha256(f"{self.who['seed']}:{keys[0]}".encode()).digest()[:4], "little") >> 1
-        engine, next_key = self.engine(seed), 0
-        bar = tqdm(total=len(keys), desc="next actions", unit="action", mininterval=1.0)
-        try:
-            while next_key < len(keys) or engine.unfinished:
-                while next_key < len(keys) and engine.unfinished < _UNDER_WAY:
-                    prompt = missing[keys[next_key]]
-                    room = self.max_len - len(prompt)
-                    budget = room if self.max_tokens_per_turn is None else min(room, self.max_tokens_per_turn)
-                    engine.submit(str(next_key), prompt, self.sampling, budget, self.stop_token_ids)
-                    next_key += 1
-                for done in engine.step():
-                    bar.update()
-                    yield keys[int(done.request_id)], list(done.token_ids)
-        finally:
-            bar.close()
-            engine.close()
+        with tqdm(total=len(missing), desc="next actions", unit="action", mininterval=1.0) as bar:
+            for answers in self.ask(missing):
+                bar.update(len(answers))
+                yield from answers

@@ -14,11 +14,17 @@ from ..core.registry import LABELS
 from ..prm.step_flags import add_step_flags
 from ..rollout.config import add_play_flags, json_object, non_negative_int
 from .boundary import run_command
-from .label_actions import actor
+from .label_models import actor, scorer
 
 if TYPE_CHECKING:
     from ..data.store import EpisodeStore
 
+# Arguments of label methods that are made from flags, and which flags these are.
+_BY_FLAGS = {
+    "complete": "the flags of completions",
+    "act": "the flags of the policy",
+    "score": "--label.num_scorers and the output's folder",
+}
 _OF_COMPLETIONS = ("policy.", "completions.", "vllm.", "env.")
 
 
@@ -37,6 +43,13 @@ def build_parser() -> Parser:
     add("--label.name", default="mc_visits", choices=LABELS.names(), help="method (agentprm list labels)")
     add("--label.options", type=json_object, default={}, help="options of the method, as a JSON object")
     add("--label.output", required=True, help="folder of the sidecar")
+    add(
+        "--label.num_scorers",
+        type=non_negative_int,
+        default=0,
+        help="processes that Ray places on a cluster for a PRM that judges (autopsv, consensus), each with a GPU where there are any "
+        "(0: this process)",
+    )
     add_step_flags(parser)
     completions = parser.add_argument_group("completions (mc_soft, mc_hard, er, rpe, omega, shaped)")
     add = completions.add_argument
@@ -68,16 +81,15 @@ def main(argv: Sequence[str]) -> int:
     if not hasattr(method, "annotate"):
         raise UserError(f"--label.name {args.label.name} is made from the model's own scores while it trains: give it to train_prm")
     problems = unknown_options("--label.options", args.label.options, method.annotate)
-    if "complete" in args.label.options:
-        problems.append("--label.options has the key 'complete', which the flags of completions give")
-    if "act" in args.label.options:
-        problems.append("--label.options has the key 'act', which the flags of the policy give")
+    problems += [
+        f"--label.options has the key {key!r}, which {flags} give" for key, flags in _BY_FLAGS.items() if key in args.label.options
+    ]
     problems += [
         f"--label.output {args.label.output} is the folder that --label.options gives as {name!r}; write the new labels elsewhere"
         for name, value in args.label.options.items()
         if isinstance(value, str) and Path(value).resolve() == Path(args.label.output).resolve()
     ]
-    completes, acts = (name in inspect.signature(method.annotate).parameters for name in ("complete", "act"))
+    completes, acts, judges = (name in inspect.signature(method.annotate).parameters for name in _BY_FLAGS)
     in_steps = args.prm.step_delimiter not in (None, [()]) or args.prm.step_delimiter_text is not None
     if acts and in_steps:
         problems.append(
@@ -88,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
         if (args.prm.step_delimiter or args.prm.step_delimiter_text) and "policy.model_name_or_path" in unread:
             unread.remove("policy.model_name_or_path")  # whose tokens they are
         problems += [f"--{name} is given, but --label.name {args.label.name} plays no completions" for name in unread]
+    if args.label.num_scorers and not judges:
+        problems.append(f"--label.num_scorers is given, but --label.name {args.label.name} asks no PRM")
     if problems:
         raise UserError(problems)
     from ..data.store import EpisodeStore
@@ -101,6 +115,8 @@ def main(argv: Sequence[str]) -> int:
     if acts:
         given["act"] = actor(args, _common(store, args))
         about |= given["act"].who
+    if judges:
+        given["score"] = scorer(args)
     began = time.monotonic()
     sidecar = method.annotate(_in_steps(args, store, about), **given)
     sidecar.cost["seconds"] = round(time.monotonic() - began, 3)

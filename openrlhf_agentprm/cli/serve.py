@@ -93,15 +93,17 @@ def _check(args: Any) -> None:
 
 def _check_kind(args: Any) -> None:
     from ..prm.kinds import AUTO, check_reward_model, kind_of, load_kind
-    from ..prm.scoring import is_plain
+    from ..prm.scoring import is_plain, reasons
 
     if args.prm.name == AUTO:
         args.prm.name = kind_of(args.path)
     if args.prm.name == "remote":
         raise UserError(f"{args.path} is remote: it is served elsewhere already")
-    if args.serve.engine == "vllm" and not is_plain(load_kind(args.prm.name, args.path)):
+    kind = load_kind(args.prm.name, args.path)
+    if args.serve.engine == "vllm" and not (is_plain(kind) or reasons(kind)):
         raise UserError(
-            f"--serve.engine vllm serves PRMs whose score is that of one head; {args.path} is {args.prm.name}: leave --serve.engine out"
+            f"--serve.engine vllm serves PRMs whose score is that of one head; {args.path} is {args.prm.name}, which does not reason either: leave "
+            "--serve.engine out"
         )
     check_reward_model(args.prm.name, args.path)
 
@@ -153,9 +155,18 @@ def _service(args: Any) -> Any:
 def _engine(args: Any, context: int) -> tuple[RewardModel, str]:
     """The scorer and the name of its engine."""
     from ..host.cpu import has_cuda
-    from ..prm.scoring import load_reward_model
+    from ..prm.kinds import load_kind
+    from ..prm.scoring import is_plain, load_reward_model, reasons
 
-    if args.serve.engine == "vllm" or (args.serve.engine == "auto" and args.prm.name == "scalar" and has_cuda()):
+    kind = load_kind(args.prm.name, args.path)
+    by_vllm = args.serve.engine == "vllm" or (args.serve.engine == "auto" and has_cuda())
+    device = args.prm.device or ("cuda" if has_cuda() else "cpu")
+    if by_vllm and reasons(kind):
+        from ..host.reasoning import vllm_reasoner
+
+        prm = load_reward_model(args.prm.name, args.path, dtype=args.prm.param_dtype, device=device, reasoner=vllm_reasoner)
+        return prm, "vllm (reasoning), transformers (verdicts)"
+    if by_vllm and is_plain(kind):
         from ..host.pooling import PooledPRM
 
         try:
@@ -169,7 +180,6 @@ def _engine(args: Any, context: int) -> tuple[RewardModel, str]:
             if args.serve.engine == "vllm":
                 raise
             print(f"{error}; scoring with transformers", file=sys.stderr)
-    device = args.prm.device or ("cuda" if has_cuda() else "cpu")
     return load_reward_model(args.prm.name, args.path, dtype=args.prm.param_dtype, device=device), "transformers"
 
 

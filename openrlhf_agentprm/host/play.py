@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..agents.chat import ChatFormat
-from ..core.errors import UserError
 from ..data.episode import Episode
 from ..rollout.builder import Assignment
 from ..rollout.collect import Stats, play_episodes
 from ..rollout.config import EnvConfig
 from ..rollout.engine import Sampling
 from ..rollout.pool import EnvPool
-from .cpu import MODE_VARIABLE, has_cuda
 from .engine import VLLMEngine
+from .shards import stream_by_ray, whole_path
 
 
 @dataclass(frozen=True)
@@ -68,47 +65,19 @@ class Player:
             yield from play_episodes(missing, workers, engine, chat, self.sampling, limits, max_retries=retries, stats=stats)
 
     def play_by_ray(self, missing: list[Assignment], engines: int) -> Iterator[Episode]:
-        """Play with so many engines, each a Ray task with environments of its own; episodes come here as they finish.
-
-        A lost node ends it, with all that was given out kept: episodes come in no fixed order, so Ray cannot tell which to play again. The same
-        command plays what is missing.
-        """
-        import ray
-
-        from .cluster import check_on_every_node, join_or_start, worker_environment
-
-        mode = {MODE_VARIABLE: os.environ[MODE_VARIABLE]} if MODE_VARIABLE in os.environ else {}
-        join_or_start(worker_environment(mode), gpus=0, cpus=2 * engines)
-        gpus = self.tensor_parallel_size if has_cuda() else 0
-        largest = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
-        if gpus > largest:
-            ray.shutdown()
-            raise UserError(f"--vllm.tensor_parallel_size {gpus} asks for more GPUs than any node of the cluster has ({largest})")
+        """Play with so many engines, each a Ray task with environments of its own; episodes come here as they finish (see `stream_by_ray`)."""
         located = self._anywhere()
-        check_on_every_node(located._paths())
-
-        @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=0)
-        def shard(player: Player, part: list[Assignment]) -> Iterator[Episode]:
-            yield from player.play(part)
-
-        try:
-            parts = [missing[i::engines] for i in range(engines)]
-            streams: list[Any] = [shard.remote(located, part) for part in parts if part]
-            while streams:
-                ready: Any = ray.wait(streams, num_returns=1)[0][0]
-                try:
-                    yield ray.get(next(ready))
-                except StopIteration:
-                    streams.remove(ready)
-        finally:
-            ray.shutdown()
+        parts = [part for i in range(engines) if (part := missing[i::engines])]
+        yield from stream_by_ray(located.play, parts, gpus=self.tensor_parallel_size, paths=located._paths())
 
     def _anywhere(self) -> Player:
         """With whole paths: a cluster's workers run in folders of their own."""
         prompt, template = self.env.system_prompt_file, self.env.chat_template
-        args = {name: _whole(value) if _names_path(name, value) else value for name, value in self.env.args.items()}
-        env = replace(self.env, args=args, system_prompt_file=prompt and _whole(prompt), chat_template=template and _whole(template))
-        return replace(self, model=_whole(self.model), env=env)
+        args = {name: whole_path(value) if _names_path(name, value) else value for name, value in self.env.args.items()}
+        env = replace(
+            self.env, args=args, system_prompt_file=prompt and whole_path(prompt), chat_template=template and whole_path(template)
+        )
+        return replace(self, model=whole_path(self.model), env=env)
 
     def _paths(self) -> dict[str, str]:
         """What the player reads from the disk here, by flag; a hub name is none."""
@@ -122,11 +91,6 @@ class Player:
     def _sampler_seed(self, missing: list[Assignment]) -> int:
         """Another stream of noise for each part of a collection: the same one again would play near-copies of earlier samples."""
         return int.from_bytes(hashlib.sha256(f"{self.seed}:{missing[0].episode_id}".encode()).digest()[:4], "little") >> 1
-
-
-def _whole(path: str) -> str:
-    """A path that other processes find, wherever they run; a hub name as it is."""
-    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def _names_path(name: str, value: object) -> bool:

@@ -155,6 +155,11 @@ def is_plain(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, ScalarPRM) and kind.labels == 1 and inherits
 
 
+def reasons(kind: Any) -> bool:
+    """Whether a kind reasons before it scores, which an engine does faster."""
+    return "reasoner" in inspect.signature(kind.load).parameters
+
+
 def values_as_recorded(q_BK: torch.Tensor, v_BK: torch.Tensor, mask_BK: torch.Tensor, record: Record) -> ProcessScores:
     """V(s_t) = Q of the turn before, with V(s_0) read at the end of the prompt ("previous_q") or 0 ("previous_q_from_0"); or V as read ("state")."""
     q_BK = torch.where(mask_BK, q_BK, 0.0)

@@ -4,7 +4,7 @@ import pytest
 from engines import TableEngine
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
-from openrlhf_agentprm.annotate.next_actions import Actor, next_actions
+from openrlhf_agentprm.annotate.next_actions import Actor, Asker, next_actions
 from openrlhf_agentprm.cli import label
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.journal import Journal, rows_of
@@ -47,7 +47,7 @@ def actor(chat, folder, engines, stop_after=None, **who):
         return engines[-1]
 
     who = {"policy": "p", "policy_digest": "d", "sampling": {}, "seed": 0} | who
-    return Actor(folder, engine, who, Sampling(), max_len=128, max_tokens_per_turn=4, stop_token_ids=chat.stop_token_ids)
+    return Actor(folder, Asker(engine, who["seed"], Sampling(), 128, 4, chat.stop_token_ids).ask, who)
 
 
 def test_every_state_is_asked_once_and_a_kill_loses_nothing(chat, count_store, tmp_path):
@@ -100,7 +100,7 @@ def test_what_cannot_be_sampled_is_told(chat, count_store, tiny, tmp_path):
     held.close(remove=True)
     line = ["--data.dataset", str(count_store), "--label.output", str(tmp_path / "none"), "--label.name", "next_actions"]
     with pytest.raises(UserError) as told:
-        label.main([*line, "--completions.num_engines", "2"])
+        label.main([*line, "--completions.store", "elsewhere"])
     assert len(told.value.problems) == 2 and "--policy.model_name_or_path is required" in told.value.problems[0]
     for flag in (["--prm.step_delimiter", "5"], ["--prm.step_delimiter_text", ";"]):
         with pytest.raises(UserError, match="samples whole responses: leave out"):

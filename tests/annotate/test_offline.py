@@ -275,7 +275,7 @@ def verifier(tiny, tmp_path_factory):
 
 
 def test_a_real_verifiers_drops_and_its_judgement(verifier, count_store, tmp_path, monkeypatch):
-    monkeypatch.setattr("openrlhf_agentprm.annotate.given._AT_ONCE", 40)  # of 96 episodes
+    monkeypatch.setattr("openrlhf_agentprm.annotate.scored._AT_ONCE", 40)  # of 96 episodes
     store = EpisodeStore(count_store)
     a = [e for e in store.episodes() if e.status.has_outcome]
     scores = score_all(ScalarPRM.load(verifier), [e.token_ids for e in a], [spans_of(e) for e in a])

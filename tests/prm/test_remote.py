@@ -215,7 +215,7 @@ def test_a_request_that_is_refused_is_not_repeated(served, tokens):
 
 
 def test_a_remote_prm_judges_a_store(tiny, count_store, tmp_path):
-    from openrlhf_agentprm.annotate.given import Scored
+    from openrlhf_agentprm.annotate.scored import Scored
 
     tokenizer = load_tokenizer(str(tiny))
     service = Service(

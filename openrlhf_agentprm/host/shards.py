@@ -1,0 +1,61 @@
+"""Work in parts that Ray places on a cluster, or on this machine where there is none; what comes of a part comes here as it is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..core.errors import UserError
+from .cpu import MODE_VARIABLE, has_cuda
+
+Part = TypeVar("Part")
+Made = TypeVar("Made")
+
+
+def stream_by_ray(work: Callable[[Part], Iterator[Made]], parts: Sequence[Part], *, gpus: int, paths: Mapping[str, str]) -> Iterator[Made]:
+    """What `work` gives of each part, in no fixed order; each part is one task.
+
+    A lost node ends it, with all that was given out kept: since there is no order, Ray cannot tell what to make again. Whoever asks keeps what has
+    come, and asks for the rest.
+
+    Args:
+        gpus: of each task, where there is CUDA.
+        paths: whole paths that `work` reads, by what they are for; they have to be on every node.
+
+    Raises:
+        UserError: no node has so many GPUs, or a path is missing on a node.
+    """
+    import ray
+
+    from .cluster import check_on_every_node, join_or_start, worker_environment
+
+    mode = {MODE_VARIABLE: os.environ[MODE_VARIABLE]} if MODE_VARIABLE in os.environ else {}
+    join_or_start(worker_environment(mode), gpus=0, cpus=2 * len(parts))
+    gpus = gpus if has_cuda() else 0
+    largest = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
+    if gpus > largest:
+        ray.shutdown()
+        raise UserError(f"--vllm.tensor_parallel_size {gpus} asks for more GPUs than any node of the cluster has ({largest})")
+    check_on_every_node(paths)
+
+    @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=0)
+    def task(function: Callable[[Part], Iterator[Made]], part: Part) -> Iterator[Made]:
+        yield from function(part)
+
+    try:
+        streams: list[Any] = [task.remote(work, part) for part in parts]
+        while streams:
+            ready: Any = ray.wait(streams, num_returns=1)[0][0]
+            try:
+                yield ray.get(next(ready))
+            except StopIteration:
+                streams.remove(ready)
+    finally:
+        ray.shutdown()
+
+
+def whole_path(path: str) -> str:
+    """A path that other processes find, wherever they run; a hub name or an address as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
