@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from openrlhf_agentprm.cli.label import BY_FLAGS
 from openrlhf_agentprm.cli.run import parsers
 from openrlhf_agentprm.cli.train_prm import build_parser
 from openrlhf_agentprm.core.arguments import problems_of
@@ -17,7 +18,7 @@ from openrlhf_agentprm.prm.record import OUTPUTS
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = sorted(e.name for e in LABELS.entries() if e.distribution == "openrlhf-agentprm")
-NOT_OPTIONS = {"batch", "store", "complete", "act"}
+NOT_OPTIONS = {"batch", "store", *BY_FLAGS}
 TOOLS = ("export", "run", "serve")
 COMMANDS = [
     line

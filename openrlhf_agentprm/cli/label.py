@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..data.store import EpisodeStore
 
 # Arguments of label methods that are made from flags, and which flags these are.
-_BY_FLAGS = {
+BY_FLAGS = {
     "complete": "the flags of completions",
     "act": "the flags of the policy",
     "score": "--label.num_scorers and the output's folder",
@@ -81,15 +81,13 @@ def main(argv: Sequence[str]) -> int:
     if not hasattr(method, "annotate"):
         raise UserError(f"--label.name {args.label.name} is made from the model's own scores while it trains: give it to train_prm")
     problems = unknown_options("--label.options", args.label.options, method.annotate)
-    problems += [
-        f"--label.options has the key {key!r}, which {flags} give" for key, flags in _BY_FLAGS.items() if key in args.label.options
-    ]
+    problems += [f"--label.options has the key {key!r}, which {flags} give" for key, flags in BY_FLAGS.items() if key in args.label.options]
     problems += [
         f"--label.output {args.label.output} is the folder that --label.options gives as {name!r}; write the new labels elsewhere"
         for name, value in args.label.options.items()
         if isinstance(value, str) and Path(value).resolve() == Path(args.label.output).resolve()
     ]
-    completes, acts, judges = (name in inspect.signature(method.annotate).parameters for name in _BY_FLAGS)
+    completes, acts, judges = (name in inspect.signature(method.annotate).parameters for name in BY_FLAGS)
     in_steps = args.prm.step_delimiter not in (None, [()]) or args.prm.step_delimiter_text is not None
     if acts and in_steps:
         problems.append(

@@ -62,12 +62,17 @@ class Record:
         """The record, or defaults with untrained values for a checkpoint of another maker.
 
         Raises:
-            UserError: a later version wrote it.
+            UserError: it is torn, or a later version wrote it.
         """
         path = Path(folder) / _RECORD
         if not path.is_file():
             return cls(method="unknown", value_trained=False)
-        given = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            given = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path} is not the record of a PRM ({error}): it was cut off or edited; train or copy the checkpoint anew"
+            ) from error
         if unknown := sorted(given.keys() - cls.__dataclass_fields__.keys()):
             raise UserError(f"{path} has {', '.join(unknown)}, which this version does not know: a newer openrlhf-agentprm wrote it")
         return cls(**given)

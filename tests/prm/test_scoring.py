@@ -194,6 +194,13 @@ def test_the_record_tells_how_the_model_was_made(checkpoint, policy):
     assert Record.load(policy).value_trained is False
 
 
+@pytest.mark.parametrize("torn", ['{"method": "td_g', "[1, 2]", ""])
+def test_a_torn_record_is_told(torn, tmp_path):
+    (tmp_path / "agentprm.json").write_text(torn)
+    with pytest.raises(UserError, match="agentprm.json is not the record of a PRM .*: it was cut off or edited"):
+        Record.load(tmp_path)
+
+
 def test_length_batches_keep_within_the_budget():
     lengths = [5, 100, 7, 30, 30, 31, 200]
     batches = list(length_batches(lengths, 100))
