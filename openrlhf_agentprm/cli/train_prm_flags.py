@@ -16,8 +16,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = host_parser("train_sft")
     parser.prog = "deepspeed --module openrlhf_agentprm.cli.train_prm"
     parser.description = "Train a process reward model: labels for every turn, promise and progress regressed together."
-    dtype = next(action for action in parser._actions if "--ds.param_dtype" in action.option_strings)
-    dtype.choices = ["bf16", "fp16", "fp32"]
     parser.add_argument("--prm.name", default="scalar", choices=REWARD_MODELS.names(), help="kind of reward model to train")
     _add_label_flags(parser)
     _add_loss_flags(parser)

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What we add to the host's SFT flags."""
+    dtype = next(action for action in parser._actions if "--ds.param_dtype" in action.option_strings)
+    dtype.choices = ["bf16", "fp16", "fp32"]
+    dtype.help = "Model data type; fp32 is several times faster on a CPU"
     group = parser.add_argument_group("episode stores (--data.dataset STORE)")
     group.add_argument(
         "--data.min_outcome",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import load_dataset
 from launching import deepspeed, free_port, module
+from safetensors.torch import load_file
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.cli.train_prm import warn_of_leaks
@@ -70,6 +71,17 @@ def test_sft_in_the_hosts_pretrain_mode_learns_what_is_observed_too(count_store,
     )
     for _, _, mask in (chosen[i] for i in range(len(chosen))):
         assert mask[0, :-1].all() and float(mask[0, -1]) == 0
+
+
+@pytest.mark.host
+def test_sft_in_float32_keeps_what_half_precision_rounds_away(count_store, tiny, tmp_path):
+    line = ["--model.model_name_or_path", tiny, "--data.dataset", count_store, "--ckpt.output_dir", tmp_path, "--data.max_len", 128]
+    line += ["--ds.zero_stage", 0, "--ds.attn_implementation", "sdpa", "--train.batch_size", 16, "--train.micro_batch_size", 16]
+    deepspeed("train_sft", *line, "--ds.param_dtype", "fp32", "--adam.lr", "1e-3", "--train.max_epochs", 2)
+    start, trained = (load_file(folder / "model.safetensors") for folder in (tiny, tmp_path))
+    assert {w.dtype for w in trained.values()} == {torch.float32} and start.keys() <= trained.keys()
+    assert all(not torch.equal(w.float(), trained[name]) for name, w in start.items())
+    assert any(not torch.equal(w, w.bfloat16().float()) for w in trained.values())
 
 
 def test_sft_data_that_cannot_be_trained_on_is_told(count_store, tiny):
