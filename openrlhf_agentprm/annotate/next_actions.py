@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.errors import UserError
 from ..data.journal import rows_of
 from ..data.next_actions import NextActions
@@ -19,6 +21,8 @@ from .given import kept_journal
 
 Key = tuple[str, int, int]
 """Episode, turn and sample."""
+Prompt = tuple[np.ndarray, int]
+"""An episode's token ids, int32, which its states share; and how many of them are before the action."""
 Answer = tuple[Key, list[int]]
 """An action's token ids."""
 _UNDER_WAY = 1024
@@ -61,7 +65,7 @@ class Asker:
     max_tokens_per_turn: int | None
     stop_token_ids: list[int]
 
-    def ask(self, prompts: Mapping[Key, list[int]]) -> Iterator[list[Answer]]:
+    def ask(self, prompts: Mapping[Key, Prompt]) -> Iterator[list[Answer]]:
         """Actions as they are done, in no fixed order."""
         keys = list(prompts)
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}:{keys[0]}".encode()).digest()[:4], "little") >> 1
@@ -69,10 +73,10 @@ class Asker:
         try:
             while next_key < len(keys) or engine.unfinished:
                 while next_key < len(keys) and engine.unfinished < _UNDER_WAY:
-                    prompt = prompts[keys[next_key]]
-                    room = self.max_len - len(prompt)
+                    token_ids, length = prompts[keys[next_key]]
+                    room = self.max_len - length
                     budget = room if self.max_tokens_per_turn is None else min(room, self.max_tokens_per_turn)
-                    engine.submit(str(next_key), prompt, self.sampling, budget, self.stop_token_ids)
+                    engine.submit(str(next_key), token_ids[:length].tolist(), self.sampling, budget, self.stop_token_ids)
                     next_key += 1
                 yield [(keys[int(done.request_id)], list(done.token_ids)) for done in engine.step()]
         finally:
@@ -88,7 +92,7 @@ class Actor:
         who: policy, policy_digest, sampling and seed.
     """
 
-    def __init__(self, folder: str | Path, ask: Callable[[Mapping[Key, list[int]]], Iterator[list[Answer]]], who: dict[str, Any]) -> None:
+    def __init__(self, folder: str | Path, ask: Callable[[Mapping[Key, Prompt]], Iterator[list[Answer]]], who: dict[str, Any]) -> None:
         self.ask = ask
         self.who = who
         name = hashlib.sha256(json.dumps(who, sort_keys=True).encode()).hexdigest()[:12]
@@ -103,7 +107,11 @@ class Actor:
         """
         episodes = [e for e in store.episodes() if e.status.has_outcome]
         wanted = {
-            (e.episode_id, k, n): e.token_ids[: t.action_start] for e in episodes for k, t in enumerate(e.turns) for n in range(samples)
+            (e.episode_id, k, n): (token_ids, t.action_start)
+            for e in episodes
+            for token_ids in [np.asarray(e.token_ids, dtype=np.int32)]
+            for k, t in enumerate(e.turns)
+            for n in range(samples)
         }
         with kept_journal(self.journal) as journal:
             known = {(episode, turn, sample): row["token_ids"] for row in rows_of(self.journal) for episode, turn, sample in [row["key"]]}
@@ -117,7 +125,7 @@ class Actor:
         self.cost = {"sampled_tokens": sum(map(len, known.values())), "environment_steps": 0, "sampling_seconds": round(seconds, 3)}
         return {e.episode_id: [[known[e.episode_id, k, n] for n in range(samples)] for k in range(len(e.turns))] for e in episodes}
 
-    def _sample(self, missing: dict[Key, list[int]]) -> Iterator[Answer]:
+    def _sample(self, missing: dict[Key, Prompt]) -> Iterator[Answer]:
         from tqdm import tqdm
 
         if not missing:

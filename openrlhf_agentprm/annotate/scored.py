@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from ..agents.digest import policy_digest
 from ..data.episode import Episode
 from ..data.journal import rows_of
 from ..data.layout import Span, spans_of
 from ..data.store import EpisodeStore
 from .given import NO_COST, kept_journal
 
-_AT_ONCE = 256  # episodes that are scored together; an interruption costs no more
+# Episodes that are scored together, which is what an interruption costs a process; fewer where one takes long.
+_AT_ONCE = 256
+_SLOWLY = 8
 
 
 class Asked(NamedTuple):
@@ -42,7 +43,8 @@ class Row(NamedTuple):
     v: list[float]
 
 
-Judge = Callable[[Sequence[Asked]], Iterator[list[Row]]]
+Judge = Callable[[Iterable[Asked]], Iterator[list[Row]]]
+Reasoning = Callable[..., Any]
 Spread = Callable[[Judge, Sequence[Sequence[Asked]]], Iterator[list[Row]]]
 """Has a judge score several parts at a time, elsewhere; gives the rows as they come."""
 
@@ -62,7 +64,7 @@ class Scored:
         folder: of the journal; scores of another PRM are kept apart from these. Without it nothing is kept.
         parts: how many parts are scored at a time, by `spread`.
         spread: without it this process scores.
-        reasoner: makes the engine of a PRM that generates; by default it reasons by itself.
+        reasoner: makes the engine of a PRM that generates, for its folder and a name of the stream of noise; by default it reasons by itself.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Scored:
         folder: str | Path | None = None,
         parts: int = 1,
         spread: Spread | None = None,
-        reasoner: Callable[[str], Any] | None = None,
+        reasoner: Reasoning | None = None,
     ) -> None:
         self.store = store
         self.prm = prm
@@ -82,7 +84,7 @@ class Scored:
         self.cost: dict[str, float] = dict(NO_COST)
         self._parts, self._spread = parts, spread
         self._judge: Judge = partial(judge_by, prm, reward_model, reasoner)
-        self._journal = None if folder is None else Path(folder) / f"scored-{self._who()}.jsonl"
+        self._journal = None if folder is None else Path(folder) / f"scored-{_digest_of(prm, reward_model)}.jsonl"
 
     def __iter__(self) -> Iterator[tuple[Episode, torch.Tensor, torch.Tensor]]:
         """(episode, q_K, v_K), float64, of those with an outcome.
@@ -92,10 +94,12 @@ class Scored:
         """
         rows = self._all_rows()
         for episode in self._episodes():
-            row = rows[episode.episode_id]
+            row = rows.get(episode.episode_id)
+            if row is None:  # a collector has written it since
+                continue
             yield episode, torch.tensor(row.q, dtype=torch.float64), torch.tensor(row.v, dtype=torch.float64)
 
-    @property
+    @cached_property
     def values_start(self) -> bool:
         """Whether its V(s_0) means something: it was trained, in every member of an ensemble; of a kind that tells nothing it is taken to."""
         from ..prm.kinds import records_of
@@ -107,72 +111,84 @@ class Scored:
 
     def _all_rows(self) -> dict[str, Row]:
         """The rows of all episodes, those that are missing scored now."""
+        found: dict[str, Row] = {}
+        seconds, tokens, missing = 0.0, 0, set()
         with contextlib.nullcontext() if self._journal is None else kept_journal(self._journal) as journal:
-            written = list(rows_of(journal.path)) if journal else []
-            kept = {row["episode"]: Row(row["episode"], row["content"], row["q"], row["v"]) for row in written}
-            seconds = sum(row["seconds"] for row in written)
-            found, missing, tokens = {}, [], 0
+            kept = {(row["episode"], row["content"]): row for row in (rows_of(journal.path) if journal else ())}
             for episode in self._episodes():
                 tokens += len(episode.token_ids)
-                asked = Asked(episode.episode_id, np.asarray(episode.token_ids, dtype=np.int32), spans_of(episode))
-                row = kept.get(episode.episode_id)
-                if row is not None and row.content == _content(asked):
-                    found[episode.episode_id] = row
+                row = kept.get((episode.episode_id, _content(_asked(episode)))) if kept else None
+                if row is None:
+                    missing.add(episode.episode_id)
                 else:
-                    missing.append(asked)
+                    found[episode.episode_id] = Row(row["episode"], row["content"], row["q"], row["v"])
+                    seconds += row["seconds"]
             began = time.monotonic()
-            for row in self._score(missing, len(found)):
+            for new in self._score(missing, len(found)):
                 took, began = time.monotonic() - began, time.monotonic()
                 seconds += took
-                found[row.episode_id] = row
+                found[new.episode_id] = new
                 if journal:
-                    journal.append({"episode": row.episode_id, "content": row.content, "q": row.q, "v": row.v, "seconds": round(took, 4)})
+                    journal.append({"episode": new.episode_id, "content": new.content, "q": new.q, "v": new.v, "seconds": round(took, 4)})
         self.cost |= {"scored_tokens": tokens, "scoring_seconds": round(seconds, 3)}
         return found
 
-    def _score(self, missing: list[Asked], done: int) -> Iterator[Row]:
+    def _score(self, missing: Set[str], done: int) -> Iterator[Row]:
         from tqdm import tqdm
 
         if not missing:
             return
-        self._check(missing[: 2 * _AT_ONCE])
-        spread = [part for i in range(self._parts) if (part := missing[i :: self._parts])]
-        came = self._spread(self._judge, spread) if self._spread else self._judge(missing)
+        self._check(missing)
+        asked = (_asked(episode) for episode in self._episodes() if episode.episode_id in missing)
+        if self._spread is None:
+            came = self._judge(asked)
+        else:
+            whole = list(asked)
+            came = self._spread(self._judge, [part for i in range(self._parts) if (part := whole[i :: self._parts])])
         with tqdm(total=done + len(missing), initial=done, desc="scored", unit="ep", delay=2.0, mininterval=1.0) as bar:
             for rows in came:
                 bar.update(len(rows))
                 yield from rows
 
-    def _check(self, some: list[Asked]) -> None:
+    def _check(self, missing: Set[str]) -> None:
         from ..prm.kinds.ensemble import checkpoints_of
         from ..prm.vocabulary import check_vocabulary
 
-        names = {asked.episode_id for asked in some}
-        episodes = [e for e in self._episodes() if e.episode_id in names]
+        first = list(islice((e for e in self._episodes() if e.episode_id in missing), _AT_ONCE))
         for checkpoint in checkpoints_of(self.reward_model, self.prm):  # none where it is served elsewhere
-            check_vocabulary(checkpoint, str(self.store.path), episodes)
-
-    def _who(self) -> str:
-        """Of the PRM: its kind and its weights; the address or the settings of one that is served elsewhere."""
-        from ..prm.kinds.ensemble import checkpoints_of
-
-        weights = [policy_digest(checkpoint) for checkpoint in checkpoints_of(self.reward_model, self.prm)]
-        settings = Path(self.prm).read_text(encoding="utf-8") if Path(self.prm).is_file() else self.prm
-        who = json.dumps([self.reward_model, weights or settings])
-        return hashlib.sha256(who.encode()).hexdigest()[:12]
+            check_vocabulary(checkpoint, str(self.store.path), first)
 
 
-def judge_by(prm: str, reward_model: str, reasoner: Callable[[str], Any] | None, part: Sequence[Asked]) -> Iterator[list[Row]]:
+def judge_by(prm: str, reward_model: str, reasoner: Reasoning | None, part: Iterable[Asked]) -> Iterator[list[Row]]:
     """A `Judge`: loads the PRM where it runs, on a GPU where there is one."""
-    from ..prm.scoring import load_reward_model, score_all
+    from ..prm.kinds import is_remote, load_kind
+    from ..prm.scoring import load_reward_model, reasons, score_all
 
-    model = load_reward_model(reward_model, prm, device="cuda" if torch.cuda.is_available() else "cpu", reasoner=reasoner)
-    for start in range(0, len(part), _AT_ONCE):
-        some = part[start : start + _AT_ONCE]
-        scores = score_all(model, [asked.token_ids.tolist() for asked in some], [asked.spans for asked in some])
+    asked = iter(part)
+    first = next(asked, None)
+    if first is None:
+        return
+    kind = load_kind(reward_model, prm)
+    noise = None if reasoner is None else partial(reasoner, stream=first.episode_id)  # parts do not repeat each other's noise
+    model = load_reward_model(reward_model, prm, device="cuda" if torch.cuda.is_available() else "cpu", reasoner=noise)
+    at_once = _SLOWLY if reasons(kind) or is_remote(reward_model, prm) else _AT_ONCE
+    asked = chain([first], asked)
+    while some := list(islice(asked, at_once)):
+        scores = score_all(model, [a.token_ids.tolist() for a in some], [a.spans for a in some])
         yield [Row(a.episode_id, _content(a), q_K.tolist(), v_K.tolist()) for a, (q_K, v_K) in zip(some, scores, strict=True)]
 
 
+def _digest_of(prm: str, reward_model: str) -> str:
+    from ..prm.kinds import AUTO, kind_of
+    from ..prm.kinds.identity import reward_model_digest
+
+    name = kind_of(prm) if reward_model == AUTO else reward_model
+    return hashlib.sha256(f"{name}:{reward_model_digest(name, prm)}".encode()).hexdigest()[:12]
+
+
+def _asked(episode: Episode) -> Asked:
+    return Asked(episode.episode_id, np.asarray(episode.token_ids, dtype=np.int32), spans_of(episode))
+
+
 def _content(asked: Asked) -> int:
-    spans = [place for span in asked.spans for place in span]
-    return zlib.crc32(np.asarray(spans, dtype=np.int32).tobytes(), zlib.crc32(asked.token_ids.tobytes()))
+    return zlib.crc32(np.asarray(asked.spans, dtype=np.int32).tobytes(), zlib.crc32(asked.token_ids.tobytes()))

@@ -98,8 +98,8 @@ def main(argv: Sequence[str]) -> int:
         if (args.prm.step_delimiter or args.prm.step_delimiter_text) and "policy.model_name_or_path" in unread:
             unread.remove("policy.model_name_or_path")  # whose tokens they are
         problems += [f"--{name} is given, but --label.name {args.label.name} plays no completions" for name in unread]
-    if args.label.num_scorers and not judges:
-        problems.append(f"--label.num_scorers is given, but --label.name {args.label.name} asks no PRM")
+    if args.label.num_scorers and not (judges and args.label.options.get("prm")):
+        problems.append(f"--label.num_scorers is given, but --label.name {args.label.name} asks no PRM (its option prm)")
     if problems:
         raise UserError(problems)
     from ..data.store import EpisodeStore

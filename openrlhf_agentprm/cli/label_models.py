@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UserError
 
 if TYPE_CHECKING:
-    from ..annotate.next_actions import Actor, Answer, Key
+    from ..annotate.next_actions import Actor, Answer, Key, Prompt
     from ..annotate.scored import Asked, Judge, Row, Score
 
 
@@ -55,11 +55,12 @@ def actor(args: Any, first: Any) -> Actor:
 
     asker = Asker(engine, args.completions.seed, sampling, how["max_len"], env.max_tokens_per_turn, chat.stop_token_ids)
 
-    def by_ray(prompts: Mapping[Key, list[int]]) -> Iterator[list[Answer]]:
+    def by_ray(prompts: Mapping[Key, Prompt]) -> Iterator[list[Answer]]:
         keys = list(prompts)
         parts = [{key: prompts[key] for key in part} for i in range(engines) if (part := keys[i::engines])]
         paths = {"--policy.model_name_or_path": place} if Path(place).exists() else {}
-        return stream_by_ray(asker.ask, parts, gpus=vllm.tensor_parallel_size, paths=paths)
+        gpus = vllm.tensor_parallel_size
+        return stream_by_ray(asker.ask, parts, gpus=gpus, asked_by=f"--vllm.tensor_parallel_size {gpus}", paths=paths)
 
     who = {"policy": model, "policy_digest": digest, "sampling": sampling.identity(), "seed": args.completions.seed}
     return Actor(args.label.output, by_ray if engines else asker.ask, who)
@@ -68,17 +69,20 @@ def actor(args: Any, first: Any) -> Actor:
 def scorer(args: Any) -> Score:
     """Scores stores by a PRM: into a journal in the output's folder, by so many workers as are asked for; reasoning is the engine's."""
     from ..annotate.scored import Scored
-    from ..host.reasoning import vllm_reasoner
+    from ..host.reasoning import reasoner_if_loadable
     from ..host.shards import stream_by_ray, whole_path
+    from ..prm.kinds import is_remote
+    from ..prm.kinds.ensemble import checkpoints_of
 
     def score(store: Any, prm: str, reward_model: str) -> Scored:
         place, workers = whole_path(prm), args.label.num_scorers
 
         def spread(judge: Judge, parts: Sequence[Sequence[Asked]]) -> Iterator[list[Row]]:
-            paths = {"the PRM": place} if Path(place).exists() else {}
-            return stream_by_ray(judge, parts, gpus=1, paths=paths)
+            paths = {path: path for path in {place, *checkpoints_of(reward_model, place)} if Path(path).exists()}
+            gpus = 0 if is_remote(reward_model, place) else 1
+            return stream_by_ray(judge, parts, gpus=gpus, asked_by="--label.num_scorers: a PRM", paths=paths)
 
         more: dict[str, Any] = {"parts": workers, "spread": spread} if workers else {}
-        return Scored(store, place, reward_model, folder=args.label.output, reasoner=vllm_reasoner, **more)
+        return Scored(store, place, reward_model, folder=args.label.output, reasoner=reasoner_if_loadable, **more)
 
     return score

@@ -132,17 +132,10 @@ def read_results(output: Path) -> list[dict[str, Any]]:
 
 
 def _digest(name: str, path: str) -> str:
-    """Of a reward model and the checkpoints behind it; empty for none."""
-    from ..prm.kinds import AUTO, kind_of
-    from ..prm.kinds.ensemble import checkpoints_of
-    from ..prm.kinds.remote import identity_of
-    from ..rollout.digest import policy_digest
+    """Of a reward model; empty for none."""
+    from ..prm.kinds.identity import reward_model_digest
 
-    if not path:
-        return ""
-    if (kind_of(path) if name == AUTO else name) == "remote":
-        return identity_of(path)
-    return "+".join(map(policy_digest, dict.fromkeys([path, *checkpoints_of(name, path)])))
+    return reward_model_digest(name, path) if path else ""
 
 
 class _Session:

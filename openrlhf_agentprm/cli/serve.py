@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import util
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ def build_parser() -> Parser:
         "--serve.engine",
         default="auto",
         choices=ENGINES,
-        help="vllm: its pooling runner; transformers: our own scorer; auto: vllm on a GPU where it can serve the model",
+        help="vllm: its pooling runner, and for PRMs that reason its sampler; transformers: our own scorer; auto: vllm on a GPU where it can serve "
+        "the model",
     )
     add("--serve.max_wait_ms", type=_positive, default=2.0, help="how long a request waits for others to be scored with")
     add("--serve.max_batch_tokens", type=_count, default=16_384, help="padded tokens a scoring batch")
@@ -162,10 +164,12 @@ def _engine(args: Any, context: int) -> tuple[RewardModel, str]:
     by_vllm = args.serve.engine == "vllm" or (args.serve.engine == "auto" and has_cuda())
     device = args.prm.device or ("cuda" if has_cuda() else "cpu")
     if by_vllm and reasons(kind):
-        from ..host.reasoning import vllm_reasoner
+        from ..host.reasoning import EngineReasoner, reasoner_if_loadable, vllm_reasoner
 
-        prm = load_reward_model(args.prm.name, args.path, dtype=args.prm.param_dtype, device=device, reasoner=vllm_reasoner)
-        return prm, "vllm (reasoning), transformers (verdicts)"
+        make = vllm_reasoner if args.serve.engine == "vllm" else reasoner_if_loadable
+        reasoner = partial(make, memory=args.vllm.gpu_memory_utilization, max_len=context)
+        prm = load_reward_model(args.prm.name, args.path, dtype=args.prm.param_dtype, device=device, reasoner=reasoner)
+        return prm, "vllm" if isinstance(getattr(prm, "reasoner", None), EngineReasoner) else "transformers"
     if by_vllm and is_plain(kind):
         from ..host.pooling import PooledPRM
 

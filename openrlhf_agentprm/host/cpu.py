@@ -67,8 +67,8 @@ def prepare_environment(*, alone: bool = False) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have this process use the memory that it frees again: each training step takes and frees the same activations, and memory that comes
-    back from the kernel is cleared page by page. Nothing where the C library is not glibc."""
+    """Have this process use the memory that it frees again: each step of a training, each batch of a server takes and frees the same activations,
+    and memory that comes back from the kernel is cleared page by page. Nothing where the C library is not glibc."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     for number, variable, value in _KEPT_MEMORY:
         if set_option is not None and variable not in os.environ:

@@ -67,8 +67,8 @@ class Player:
     def play_by_ray(self, missing: list[Assignment], engines: int) -> Iterator[Episode]:
         """Play with so many engines, each a Ray task with environments of its own; episodes come here as they finish (see `stream_by_ray`)."""
         located = self._anywhere()
-        parts = [part for i in range(engines) if (part := missing[i::engines])]
-        yield from stream_by_ray(located.play, parts, gpus=self.tensor_parallel_size, paths=located._paths())
+        parts, gpus = [part for i in range(engines) if (part := missing[i::engines])], self.tensor_parallel_size
+        yield from stream_by_ray(located.play, parts, gpus=gpus, asked_by=f"--vllm.tensor_parallel_size {gpus}", paths=located._paths())
 
     def _anywhere(self) -> Player:
         """With whole paths: a cluster's workers run in folders of their own."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Sequence
+from typing import Any
 
+from ..core.errors import UserError
 from ..prm.kinds.generative import Judging, context_of
 from ..rollout.engine import Engine, Sampling
 from .engine import VLLMEngine
@@ -32,7 +36,27 @@ class EngineReasoner:
         return [[found[f"{i}-{n}"] for n in range(about.samples)] for i in range(len(prompts))]
 
 
-def vllm_reasoner(path: str) -> EngineReasoner:
-    """An engine for the folder of a generative PRM."""
+def vllm_reasoner(path: str, *, stream: str = "", memory: float | None = None, max_len: int | None = None) -> EngineReasoner:
+    """An engine for the folder of a generative PRM.
+
+    Args:
+        stream: name of the stream of noise; another one for each part of a job that is shared out.
+        memory: share of a GPU's.
+        max_len: context in tokens (the judge's own, which it never exceeds).
+
+    Raises:
+        UserError: vLLM cannot load it.
+    """
     about = Judging.load(path)
-    return EngineReasoner(VLLMEngine(path, max_model_len=context_of(path), seed=about.seed, gpu_memory_utilization=_MEMORY, logprobs=False))
+    seed = int.from_bytes(hashlib.sha256(f"{about.seed}:{stream}".encode()).digest()[:4], "little") >> 1 if stream else about.seed
+    context = min(context_of(path), max_len) if max_len else context_of(path)
+    return EngineReasoner(VLLMEngine(path, max_model_len=context, seed=seed, gpu_memory_utilization=memory or _MEMORY, logprobs=False))
+
+
+def reasoner_if_loadable(path: str, **options: Any) -> EngineReasoner | None:
+    """`vllm_reasoner`, or None where vLLM cannot load the judge, which then reasons by itself; that is told."""
+    try:
+        return vllm_reasoner(path, **options)
+    except UserError as error:
+        print(f"{error}; the judge reasons by itself, a prompt at a time", file=sys.stderr)
+        return None

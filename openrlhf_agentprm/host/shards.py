@@ -14,7 +14,9 @@ Part = TypeVar("Part")
 Made = TypeVar("Made")
 
 
-def stream_by_ray(work: Callable[[Part], Iterator[Made]], parts: Sequence[Part], *, gpus: int, paths: Mapping[str, str]) -> Iterator[Made]:
+def stream_by_ray(
+    work: Callable[[Part], Iterator[Made]], parts: Sequence[Part], *, gpus: int, asked_by: str, paths: Mapping[str, str]
+) -> Iterator[Made]:
     """What `work` gives of each part, in no fixed order; each part is one task.
 
     A lost node ends it, with all that was given out kept: since there is no order, Ray cannot tell what to make again. Whoever asks keeps what has
@@ -22,6 +24,7 @@ def stream_by_ray(work: Callable[[Part], Iterator[Made]], parts: Sequence[Part],
 
     Args:
         gpus: of each task, where there is CUDA.
+        asked_by: the flag that asks for so many, as an error tells it.
         paths: whole paths that `work` reads, by what they are for; they have to be on every node.
 
     Raises:
@@ -37,7 +40,7 @@ def stream_by_ray(work: Callable[[Part], Iterator[Made]], parts: Sequence[Part],
     largest = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
     if gpus > largest:
         ray.shutdown()
-        raise UserError(f"--vllm.tensor_parallel_size {gpus} asks for more GPUs than any node of the cluster has ({largest})")
+        raise UserError(f"{asked_by} asks for more GPUs ({gpus}) than any node of the cluster has ({largest})")
     check_on_every_node(paths)
 
     @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=0)

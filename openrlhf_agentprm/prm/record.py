@@ -68,13 +68,17 @@ class Record:
         if not path.is_file():
             return cls(method="unknown", value_trained=False)
         try:
-            given = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{path} is not the record of a PRM ({error}): it was cut off or edited; train or copy the checkpoint anew"
-            ) from error
+            given = json.loads(path.read_text(encoding="utf-8"))
+            why = "" if isinstance(given, dict) and given.get("method") else "no method in it"
+        except ValueError as error:
+            why = str(error)
+        if why:
+            raise UserError(f"{path} is not the record of a PRM ({why}): it was cut off or edited; train or copy the checkpoint anew")
         if unknown := sorted(given.keys() - cls.__dataclass_fields__.keys()):
             raise UserError(f"{path} has {', '.join(unknown)}, which this version does not know: a newer openrlhf-agentprm wrote it")
+        empty = cls()
+        if wrong := [name for name, value in given.items() if type(value) is not type(getattr(empty, name))]:
+            raise UserError(f"{path} is not the record of a PRM: {', '.join(f'{name} is {given[name]!r}' for name in wrong)}")
         return cls(**given)
 
 

@@ -18,7 +18,7 @@ from openrlhf_agentprm.data.journal import Journal, rows_of
 from openrlhf_agentprm.data.next_actions import read_next_actions
 from openrlhf_agentprm.data.sidecar import read_about, read_labels
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
-from openrlhf_agentprm.host.reasoning import vllm_reasoner
+from openrlhf_agentprm.host.reasoning import reasoner_if_loadable
 from openrlhf_agentprm.prm.model import save_prm, start_from
 from openrlhf_agentprm.prm.record import Record
 
@@ -90,6 +90,38 @@ def test_an_interruption_costs_no_scored_episode(verifier, count_store, tmp_path
     assert other != plain and len(judged[2]) == whole, "another PRM's scores are not taken for these"
 
 
+def test_what_changes_the_scores_is_another_prm(verifier, count_store, tmp_path):
+    """An ensemble that combines otherwise, settings of a remote one, a judge's file: none takes the scores that stand there."""
+    members, store = [verifier(3), verifier(4)], EpisodeStore(count_store)
+    (tmp_path / "two").mkdir()
+    found = []
+    for combine in ("mean", "min"):
+        (tmp_path / "two/ensemble.json").write_text(json.dumps({"members": members, "combine": combine}))
+        found.append(plainly(Scored(store, str(tmp_path / "two"), "auto", folder=tmp_path / "out")))
+    assert found[0] != found[1] and len(list((tmp_path / "out").glob("scored-*"))) == 2
+    named = Scored(store, str(tmp_path / "two"), "ensemble", folder=tmp_path / "out")
+    assert plainly(named) == found[1] and len(list((tmp_path / "out").glob("scored-*"))) == 2, "auto and its name are one"
+    (tmp_path / "far").mkdir()
+    names = set()
+    for output in ("linear", "sigmoid"):
+        (tmp_path / "far/remote.json").write_text(json.dumps({"url": "http://127.0.0.1:9", "protocol": "vllm-pooling", "output": output}))
+        names.add(Scored(store, str(tmp_path / "far"), "auto", folder=tmp_path)._journal)
+    assert len(names) == 2
+
+
+def test_a_store_that_grows_meanwhile_is_labelled_as_it_was(verifier, count_store, tmp_path):
+    episodes = [e for e in EpisodeStore(count_store).episodes() if e.status.has_outcome]
+    with EpisodeWriter(tmp_path / "store") as writer:
+        for e in episodes[:10]:
+            writer.add(e)
+    rows = iter(Scored(EpisodeStore(tmp_path / "store"), verifier(3), "auto"))
+    first = next(rows)
+    with EpisodeWriter(tmp_path / "store") as writer:
+        for e in episodes[10:20]:
+            writer.add(e)
+    assert {e.episode_id for e, *_ in [first, *rows]} <= {e.episode_id for e in episodes[:10]}
+
+
 def test_an_episode_that_is_another_by_now_is_scored_again(verifier, count_store, tmp_path, judged):
     prm, episodes = verifier(3), [e for e in EpisodeStore(count_store).episodes() if e.status.has_outcome]
     list(Scored(EpisodeStore(count_store), prm, "auto", folder=tmp_path / "scores"))
@@ -124,7 +156,7 @@ def test_the_command_gives_a_judge_the_engine(verifier, count_store, tmp_path, m
     monkeypatch.setattr(scored, "judge_by", lambda prm, name, reasoner, part: given.append(reasoner) or judge_by(prm, name, None, part))
     line = ["--data.dataset", str(count_store), "--label.name", "autopsv", "--label.output", str(tmp_path / "out")]
     assert label.main([*line, "--label.options", json.dumps({"prm": verifier(3)})]) == 0
-    assert given == [vllm_reasoner]
+    assert given == [reasoner_if_loadable]
 
 
 @pytest.mark.host

@@ -1,4 +1,4 @@
-"""Weights & Biases, without its server: the run file has the figures, and nothing that was written has the key."""
+"""Weights & Biases, without its server: the run file has the figures, and no file of the run has the key (its login keeps it in .netrc)."""
 
 import os
 import re

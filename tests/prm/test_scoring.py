@@ -194,10 +194,12 @@ def test_the_record_tells_how_the_model_was_made(checkpoint, policy):
     assert Record.load(policy).value_trained is False
 
 
-@pytest.mark.parametrize("torn", ['{"method": "td_g', "[1, 2]", ""])
+@pytest.mark.parametrize(
+    "torn", ['{"method": "td_g', "[1, 2]", "[]", "{}", "", '{"method": "td_gae", "values": 3}', '{"step_delimiter": 5}']
+)
 def test_a_torn_record_is_told(torn, tmp_path):
     (tmp_path / "agentprm.json").write_text(torn)
-    with pytest.raises(UserError, match="agentprm.json is not the record of a PRM .*: it was cut off or edited"):
+    with pytest.raises(UserError, match="agentprm.json is not the record of a PRM"):
         Record.load(tmp_path)
 
 

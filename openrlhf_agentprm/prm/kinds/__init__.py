@@ -66,6 +66,11 @@ def kind_of(path: str) -> str:
     return record.kind if record.method != "unknown" else foreign_kind(path) or record.kind
 
 
+def is_remote(name: str, path: str) -> bool:
+    """Whether a reward model is served elsewhere."""
+    return (kind_of(path) if name == AUTO else name) == "remote"
+
+
 def load_kind(name: str, path: str) -> Any:
     """The class of a reward model, by name or, with `AUTO`, by its checkpoint."""
     return REWARD_MODELS.load(kind_of(path) if name == AUTO else name)

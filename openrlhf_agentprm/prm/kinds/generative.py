@@ -146,17 +146,18 @@ class GenerativePRM:
         dtype: str = "fp32",
         attn_implementation: str = "sdpa",
         device: str | torch.device = "cpu",
-        reasoner: Callable[[str], Reasoner] | None = None,
+        reasoner: Callable[[str], Reasoner | None] | None = None,
     ) -> GenerativePRM:
         """From a language model's folder with `generative.json`.
 
         Args:
-            reasoner: makes an engine for the folder; without one the model reasons by itself, a prompt at a time.
+            reasoner: makes an engine for the folder; without one, or where it makes none, the model reasons by itself, a prompt at a time.
         """
         about = Judging.load(path)
         tokenizer = load_tokenizer(path)
         model = load_language_model(path, dtype=dtype, attn_implementation=attn_implementation).to(device).eval()
-        return cls(model, tokenizer, about, reasoner(path) if reasoner and about.max_tokens else ModelReasoner(model))
+        engine = reasoner(path) if reasoner and about.max_tokens else None
+        return cls(model, tokenizer, about, engine or ModelReasoner(model))
 
     @staticmethod
     def check(path: str, policy: str | None = None) -> None:

@@ -6,6 +6,7 @@ pytest.importorskip("alfworld", reason="needs pip install 'openrlhf-agentprm[alf
 
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.envs.alfworld.household import TASK_TYPES
+from openrlhf_agentprm.envs.alfworld.oracle import Goal
 
 
 def play(env, task, *, noise=0.0, seed=0, limit=200):
@@ -33,6 +34,17 @@ def test_it_finishes_every_type_and_takes_only_what_it_has_seen(env, index):
             thing, _, receptacle = action.removeprefix("take ").partition(" from ")
             assert any(thing in text and receptacle in text for text in seen)
         seen.add(observation)
+
+
+def test_two_objects_come_to_one_place_of_several(env):
+    several = 0
+    for task in env.tasks("train")[5:90:6]:
+        assert task.startswith("pick_two_obj_and_place")
+        env.reset(options={"task_id": task})
+        target = Goal.read(env.unwrapped._engine.problem).receptacle.removesuffix("type")
+        several += sum(command.startswith(f"go to {target} ") for command in env.unwrapped.admissible_actions()) > 1
+        assert play(env, task)[1]["success"], task
+    assert several > 3, "or these tasks show nothing"
 
 
 def test_the_seed_draws_the_way_and_repeats_it(env):
