@@ -167,7 +167,7 @@ def _engine(args: Any, context: int) -> tuple[RewardModel, str]:
         from ..host.reasoning import EngineReasoner, reasoner_if_loadable, vllm_reasoner
 
         make = vllm_reasoner if args.serve.engine == "vllm" else reasoner_if_loadable
-        reasoner = partial(make, memory=args.vllm.gpu_memory_utilization, max_len=context)
+        reasoner = partial(make, memory=args.vllm.gpu_memory_utilization)
         prm = load_reward_model(args.prm.name, args.path, dtype=args.prm.param_dtype, device=device, reasoner=reasoner)
         return prm, "vllm" if isinstance(getattr(prm, "reasoner", None), EngineReasoner) else "transformers"
     if by_vllm and is_plain(kind):

@@ -36,21 +36,19 @@ class EngineReasoner:
         return [[found[f"{i}-{n}"] for n in range(about.samples)] for i in range(len(prompts))]
 
 
-def vllm_reasoner(path: str, *, stream: str = "", memory: float | None = None, max_len: int | None = None) -> EngineReasoner:
+def vllm_reasoner(path: str, *, stream: str = "", memory: float = _MEMORY) -> EngineReasoner:
     """An engine for the folder of a generative PRM.
 
     Args:
         stream: name of the stream of noise; another one for each part of a job that is shared out.
         memory: share of a GPU's.
-        max_len: context in tokens (the judge's own, which it never exceeds).
 
     Raises:
         UserError: vLLM cannot load it.
     """
     about = Judging.load(path)
     seed = int.from_bytes(hashlib.sha256(f"{about.seed}:{stream}".encode()).digest()[:4], "little") >> 1 if stream else about.seed
-    context = min(context_of(path), max_len) if max_len else context_of(path)
-    return EngineReasoner(VLLMEngine(path, max_model_len=context, seed=seed, gpu_memory_utilization=memory or _MEMORY, logprobs=False))
+    return EngineReasoner(VLLMEngine(path, max_model_len=context_of(path), seed=seed, gpu_memory_utilization=memory, logprobs=False))
 
 
 def reasoner_if_loadable(path: str, **options: Any) -> EngineReasoner | None:

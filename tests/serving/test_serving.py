@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -323,3 +324,16 @@ def test_the_same_scores_with_vllm_behind(checkpoint):
     for entry, (q, v) in zip(answer["episodes"], ours, strict=True):
         assert [t["q"] for t in entry["turns"]] == pytest.approx(q.tolist(), abs=1e-5)
         assert [t["v"] for t in entry["turns"]] == pytest.approx(v.tolist(), abs=1e-5)
+
+
+@pytest.mark.host
+def test_a_judge_that_reasons_by_vllm_behind(bpe_policy, tmp_path):
+    judge = tmp_path / "judge"
+    shutil.copytree(bpe_policy, judge)
+    about = {"template": "{{ action }} ?", "verdict": " so ", "yes": ["Y", "y"], "no": ["N", "n"], "max_tokens": 4, "samples": 2}
+    (judge / "generative.json").write_text(json.dumps(about))
+    wanted = [{"token_ids": [5, 6, 7, 8], "spans": [[1, 2], [3, 4]]}]
+    with serving(judge, "--serve.engine", "vllm") as (address, _):
+        assert json.loads(get(f"{address}/health"))["engine"] == "vllm"
+        _, answer = post(f"{address}/score_episodes", {"episodes": wanted})
+    assert all(0 < turn["q"] < 1 for turn in answer["episodes"][0]["turns"]) and len(answer["episodes"][0]["turns"]) == 2
