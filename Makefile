@@ -1,8 +1,8 @@
 # make quickstart   installs into .venv, then AgentPRM from nothing to a report
-# make test         installs into .venv, then every test (WORKERS=2: by two processes side by side)
+# make test         installs into .venv, then every test, by two processes side by side (WORKERS=0: by one)
 PYTHON ?= python3.11
 VENV ?= .venv
-WORKERS ?= 0
+WORKERS ?= 2
 BIN := $(VENV)/bin
 CPU := patches/openrlhf-0.11.2/requirements-cpu.txt
 CUDA := $(wildcard /dev/nvidia[0-9]* /usr/lib/wsl/lib/libcuda.so*)

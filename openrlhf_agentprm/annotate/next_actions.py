@@ -78,7 +78,8 @@ class Asker:
                     budget = room if self.max_tokens_per_turn is None else min(room, self.max_tokens_per_turn)
                     engine.submit(str(next_key), token_ids[:length].tolist(), self.sampling, budget, self.stop_token_ids)
                     next_key += 1
-                yield [(keys[int(done.request_id)], list(done.token_ids)) for done in engine.step()]
+                if answers := [(keys[int(done.request_id)], list(done.token_ids)) for done in engine.step()]:
+                    yield answers
         finally:
             engine.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from .cpu import MODE_VARIABLE, has_cuda
 
 Part = TypeVar("Part")
 Made = TypeVar("Made")
+_EVERY = 1.0  # seconds
 
 
 def stream_by_ray(
@@ -44,19 +46,32 @@ def stream_by_ray(
     check_on_every_node(paths)
 
     @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=0)
-    def task(function: Callable[[Part], Iterator[Made]], part: Part) -> Iterator[Made]:
-        yield from function(part)
+    def task(function: Callable[[Part], Iterator[Made]], part: Part) -> Iterator[list[Made]]:
+        yield from _gathered(function(part))
 
     try:
         streams: list[Any] = [task.remote(work, part) for part in parts]
         while streams:
             ready: Any = ray.wait(streams, num_returns=1)[0][0]
             try:
-                yield ray.get(next(ready))
+                yield from ray.get(next(ready))
             except StopIteration:
                 streams.remove(ready)
     finally:
         ray.shutdown()
+
+
+def _gathered(made: Iterator[Made]) -> Iterator[list[Made]]:
+    """What was made in each second, as a list: every object that crosses a cluster costs some milliseconds."""
+    some: list[Made] = []
+    sent = time.monotonic()
+    for one in made:
+        some.append(one)
+        if time.monotonic() - sent >= _EVERY:
+            yield some
+            some, sent = [], time.monotonic()
+    if some:
+        yield some
 
 
 def whole_path(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -176,13 +177,27 @@ def test_a_judge_that_reasons_does_so_by_the_engine(tiny, count_store, tmp_path)
     assert journal.stat().st_size == size and json.loads(first)["figures"] == read_about(tmp_path / "out")["figures"]
 
 
+@pytest.fixture
+def two_nodes():
+    """The environment of a command that joins a cluster of two raylets, each with one processor."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        yield {**os.environ, "RAY_ADDRESS": cluster.address}
+    finally:
+        cluster.shutdown()
+
+
 @pytest.mark.host
-def test_verifiers_and_policies_that_ray_places(verifier, tiny, count_store, tmp_path):
+def test_verifiers_and_policies_that_ray_places_on_two_nodes(verifier, tiny, count_store, tmp_path, two_nodes):
+    """A node has a processor for one worker, so that two workers at a time are on two."""
     prm = verifier(3)
     plain = autopsv.annotate(EpisodeStore(count_store), prm=prm)
     plain.save(tmp_path / "here", {"method": "autopsv"})
     line = ["--data.dataset", count_store, "--label.options", json.dumps({"prm": prm})]
-    done = module("label", *line, "--label.name", "autopsv", "--label.output", tmp_path / "ray", "--label.num_scorers", 2)
+    done = module("label", *line, "--label.name", "autopsv", "--label.output", tmp_path / "ray", "--label.num_scorers", 2, env=two_nodes)
     assert read_labels(str(tmp_path / "ray")).keys() == read_labels(str(tmp_path / "here")).keys(), done.stderr[-2000:]
     for episode, (targets, _) in read_labels(str(tmp_path / "here")).items():
         assert [None if math.isnan(t) else t for t in read_labels(str(tmp_path / "ray"))[episode][0]] == [
@@ -191,7 +206,7 @@ def test_verifiers_and_policies_that_ray_places(verifier, tiny, count_store, tmp
     [journal] = (tmp_path / "ray").glob("scored-*.jsonl")
     assert len(list(rows_of(journal))) == sum(e.status.has_outcome for e in EpisodeStore(count_store).episodes())
     line = ["--data.dataset", count_store, "--policy.model_name_or_path", tiny, "--completions.num_engines", 2]
-    module("label", *line, "--label.name", "next_actions", "--label.output", tmp_path / "actions")
+    module("label", *line, "--label.name", "next_actions", "--label.output", tmp_path / "actions", env=two_nodes)
     actions, _ = read_next_actions([str(tmp_path / "actions")])
     turns = {e.episode_id: len(e.turns) for e in EpisodeStore(count_store).episodes() if e.status.has_outcome}
     assert {name: len(own) for name, own in actions.items()} == turns and read_about(tmp_path / "actions")["cost"]["sampled_tokens"] > 0
