@@ -69,7 +69,7 @@ class Record:
             return cls(method="unknown", value_trained=False)
         try:
             given = json.loads(path.read_text(encoding="utf-8"))
-            why = "" if isinstance(given, dict) and given.get("method") else "no method in it"
+            why = "" if isinstance(given, dict) and "method" in given else "no method in it"
         except ValueError as error:
             why = str(error)
         if why:
