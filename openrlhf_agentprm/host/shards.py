@@ -42,7 +42,7 @@ def stream_by_ray(
     largest = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
     if gpus > largest:
         ray.shutdown()
-        raise UserError(f"{asked_by} asks for more GPUs ({gpus}) than any node of the cluster has ({largest})")
+        raise UserError(f"{asked_by} asks for more GPUs than any node of the cluster has ({largest})")
     check_on_every_node(paths)
 
     @ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=0)
