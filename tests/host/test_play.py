@@ -13,7 +13,7 @@ from openrlhf_agentprm.rollout.engine import Sampling
 ASKED = """
 import ray
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.host import play
+from openrlhf_agentprm.host import play, shards
 from openrlhf_agentprm.host.cluster import check_on_every_node
 from openrlhf_agentprm.rollout.config import EnvConfig
 from openrlhf_agentprm.rollout.engine import Sampling
@@ -23,7 +23,7 @@ try:
     check_on_every_node({"--policy.model_name_or_path": "/nowhere/policy", "--env.chat_template": "/"})
 except UserError as error:
     print("REFUSED", error.problems)
-play.has_cuda = lambda: True  # one logical GPU stands for a cluster's
+shards.has_cuda = lambda: True  # one logical GPU stands for a cluster's
 try:
     list(play.Player("policy", EnvConfig("thirdparty_count"), 128, Sampling(), tensor_parallel_size=2).play_by_ray([], 1))
 except UserError as error:
