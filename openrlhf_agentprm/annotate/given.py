@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ..core.errors import UserError
-from ..data.journal import Journal
 from ..data.sidecar import Sidecar, read_about, read_labels, table_of
 from ..data.store import EpisodeStore
 
@@ -94,24 +91,6 @@ def padded(targets: Targets, episode: str, turns: int) -> torch.Tensor:
     if len(own) > turns:
         raise UserError(f"there are labels for {len(own)} turns of episode {episode}, which has {turns}; were they made for another store?")
     return torch.tensor([*own, *[math.nan] * (turns - len(own))], dtype=torch.float64)
-
-
-@contextlib.contextmanager
-def kept_journal(path: Path) -> Iterator[Journal]:
-    """The journal of what was made so far, which this process alone writes.
-
-    Raises:
-        UserError: another process writes to it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        journal = Journal(path)
-    except BlockingIOError as error:
-        raise UserError(f"another process writes to {path}; let it end, or give another --label.output") from error
-    try:
-        yield journal
-    finally:
-        journal.close(remove=False)
 
 
 class Rows:

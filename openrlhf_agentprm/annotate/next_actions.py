@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError
-from ..data.journal import rows_of
+from ..data.journal import kept_journal, rows_of
 from ..data.next_actions import NextActions
 from ..data.store import EpisodeStore
-from ..rollout.engine import Engine, Sampling
-from .given import kept_journal
+from ..rollout.engine import Engine, Sampling, stream_seed
 
 Key = tuple[str, int, int]
 """Episode, turn and sample."""
@@ -68,8 +67,7 @@ class Asker:
     def ask(self, prompts: Mapping[Key, Prompt]) -> Iterator[list[Answer]]:
         """Actions as they are done, in no fixed order."""
         keys = list(prompts)
-        seed = int.from_bytes(hashlib.sha256(f"{self.seed}:{keys[0]}".encode()).digest()[:4], "little") >> 1
-        engine, next_key = self.engine(seed), 0
+        engine, next_key = self.engine(stream_seed(self.seed, str(keys[0]))), 0
         try:
             while next_key < len(keys) or engine.unfinished:
                 while next_key < len(keys) and engine.unfinished < _UNDER_WAY:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from ..data.episode import Episode
-from ..data.journal import rows_of
+from ..data.journal import kept_journal, rows_of
 from ..data.layout import Span, spans_of
 from ..data.store import EpisodeStore
-from .given import NO_COST, kept_journal
+from .given import NO_COST
 
 # Episodes that are scored together, which is what an interruption costs a process; fewer where one takes long.
 _AT_ONCE = 256

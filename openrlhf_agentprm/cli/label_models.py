@@ -78,7 +78,9 @@ def scorer(args: Any) -> Score:
         place, workers = whole_path(prm), args.label.num_scorers
 
         def spread(judge: Judge, parts: Sequence[Sequence[Asked]]) -> Iterator[list[Row]]:
-            paths = {path: path for path in {place, *checkpoints_of(reward_model, place)} if Path(path).exists()}
+            members = (member for member in checkpoints_of(reward_model, place) if member != place)
+            read = {"the PRM": place, **{f"member {n} of the PRM": member for n, member in enumerate(members, 1)}}
+            paths = {name: path for name, path in read.items() if Path(path).exists()}
             gpus = 0 if is_remote(reward_model, place) else 1
             return stream_by_ray(judge, parts, gpus=gpus, asked_by="--label.num_scorers: a PRM", paths=paths)
 

@@ -6,12 +6,15 @@ passes over and the next writer cuts off; every line before it is whole.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ..core.errors import UserError
 
 _BLOCK = 1 << 16  # bytes that are read at once from the end
 
@@ -72,3 +75,21 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             if line.endswith(b"\n"):
                 yield json.loads(line)
+
+
+@contextlib.contextmanager
+def kept_journal(path: Path) -> Iterator[Journal]:
+    """The journal of what was made so far, which this process alone writes.
+
+    Raises:
+        UserError: another process writes to it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        journal = Journal(path)
+    except BlockingIOError as error:
+        raise UserError(f"another process writes to {path}; let it end, or give another --label.output") from error
+    try:
+        yield journal
+    finally:
+        journal.close(remove=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from ..data.episode import Episode
 from ..rollout.builder import Assignment
 from ..rollout.collect import Stats, play_episodes
 from ..rollout.config import EnvConfig
-from ..rollout.engine import Sampling
+from ..rollout.engine import Sampling, stream_seed
 from ..rollout.pool import EnvPool
 from .engine import VLLMEngine
 from .shards import stream_by_ray, whole_path
@@ -55,7 +54,7 @@ class Player:
             engine = VLLMEngine(
                 self.model,
                 max_model_len=self.max_len,
-                seed=self._sampler_seed(missing),
+                seed=stream_seed(self.seed, missing[0].episode_id),
                 gpu_memory_utilization=self.gpu_memory_utilization,
                 tensor_parallel_size=self.tensor_parallel_size,
                 enforce_eager=self.enforce_eager,
@@ -87,10 +86,6 @@ class Player:
             "--env.chat_template": self.env.chat_template,
         }
         return {flag: path for flag, path in flags.items() if path and Path(path).exists()}
-
-    def _sampler_seed(self, missing: list[Assignment]) -> int:
-        """Another stream of noise for each part of a collection: the same one again would play near-copies of earlier samples."""
-        return int.from_bytes(hashlib.sha256(f"{self.seed}:{missing[0].episode_id}".encode()).digest()[:4], "little") >> 1
 
 
 def _names_path(name: str, value: object) -> bool:

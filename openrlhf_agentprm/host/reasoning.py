@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from ..core.errors import UserError
 from ..prm.kinds.generative import Judging, context_of
-from ..rollout.engine import Engine, Sampling
+from ..rollout.engine import Engine, Sampling, stream_seed
 from .engine import VLLMEngine
 
+logger = logging.getLogger(__name__)
 _MEMORY = 0.45  # share of a GPU's: the model that gives the verdicts stands beside the engine
 
 
@@ -47,7 +47,7 @@ def vllm_reasoner(path: str, *, stream: str = "", memory: float = _MEMORY) -> En
         UserError: vLLM cannot load it.
     """
     about = Judging.load(path)
-    seed = int.from_bytes(hashlib.sha256(f"{about.seed}:{stream}".encode()).digest()[:4], "little") >> 1 if stream else about.seed
+    seed = stream_seed(about.seed, stream) if stream else about.seed
     return EngineReasoner(VLLMEngine(path, max_model_len=context_of(path), seed=seed, gpu_memory_utilization=memory, logprobs=False))
 
 
@@ -56,5 +56,5 @@ def reasoner_if_loadable(path: str, **options: Any) -> EngineReasoner | None:
     try:
         return vllm_reasoner(path, **options)
     except UserError as error:
-        print(f"{error}; the judge reasons by itself, a prompt at a time", file=sys.stderr)
+        logger.warning("%s; the judge reasons by itself, a prompt at a time", error)
         return None

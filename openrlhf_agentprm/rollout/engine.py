@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -46,3 +47,8 @@ class Engine(Protocol):
         """Completions under way."""
 
     def close(self) -> None: ...
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """A sampler's seed, of 31 bits: another one for each named part of a job, since the same one again would sample near-copies of other parts."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{stream}".encode()).digest()[:4], "little") >> 1

@@ -80,7 +80,7 @@ def test_an_interruption_costs_no_scored_episode(verifier, count_store, tmp_path
             super().append(row)
 
     with monkeypatch.context() as patched:
-        patched.setattr("openrlhf_agentprm.annotate.given.Journal", Stopped)
+        patched.setattr("openrlhf_agentprm.data.journal.Journal", Stopped)
         with pytest.raises(KeyboardInterrupt):
             list(Scored(store, prm, "auto", folder=tmp_path))
     found = Scored(store, prm, "auto", folder=tmp_path)

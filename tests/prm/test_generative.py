@@ -10,9 +10,10 @@ from test_scoring import SPANS, episodes
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.host.reasoning import EngineReasoner
+from openrlhf_agentprm.host import reasoning
+from openrlhf_agentprm.host.reasoning import EngineReasoner, reasoner_if_loadable
 from openrlhf_agentprm.prm.kinds import check_reward_model, kind_of, trainable
-from openrlhf_agentprm.prm.kinds.generative import GenerativePRM, Judging
+from openrlhf_agentprm.prm.kinds.generative import GenerativePRM, Judging, ModelReasoner
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch, score_all
 
 ABOUT = {"template": "{{ instruction }} | {{ history }} | {{ action }} ?", "verdict": " so ", "yes": ["Y", "y"], "no": ["N", "n"]}
@@ -138,3 +139,12 @@ def test_wrong_files_and_words_are_told(bpe_policy, tiny, tmp_path):
 def test_what_is_written_is_read_again(tmp_path):
     Judging(samples=4, combine="majority").save(tmp_path)
     assert Judging.load(tmp_path) == Judging(samples=4, combine="majority")
+
+
+def test_a_judge_that_the_engine_cannot_load_reasons_by_itself(bpe_policy, tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise UserError("vLLM could not load it")
+
+    monkeypatch.setattr(reasoning, "VLLMEngine", refuse)
+    prm = load_reward_model("auto", written(bpe_policy, tmp_path / "judge", max_tokens=4), reasoner=reasoner_if_loadable)
+    assert isinstance(prm.reasoner, ModelReasoner) and "could not load it; the judge reasons by itself" in caplog.text
