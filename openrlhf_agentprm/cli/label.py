@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.arguments import Parser, nest, parse
+from ..core.arguments import Parser, nest, parse, unknown_options
 from ..core.errors import UserError
 from ..core.registry import LABELS
 from ..prm.step_flags import add_step_flags
@@ -72,8 +72,6 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    from ..host.ppo_checks import unknown_options
-
     parser = build_parser()
     flags = parse(parser, argv)
     args = nest(flags)

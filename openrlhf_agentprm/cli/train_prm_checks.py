@@ -6,6 +6,7 @@ import functools
 import os
 from typing import Any
 
+from ..core.arguments import unknown_options
 from ..core.registry import LABELS
 from .train_prm_flags import build_parser
 from .train_prm_start import start_problems
@@ -36,7 +37,6 @@ _SIZES = ("ring_attn_size", "tensor_parallel_size")
 
 def problems_of_flags(args: Any) -> list[str]:
     """Everything that the flags alone tell, before anything is read."""
-    from ..host.ppo_checks import unknown_options
     from ..prm.kinds import trainable
 
     found = trainable(args.prm.name).problems(args) + _unread(args)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -120,3 +121,16 @@ def nest(args: argparse.Namespace) -> SimpleNamespace:
             node = getattr(node, parent)
         setattr(node, leaf, value)
     return root
+
+
+def unknown_options(flag: str, options: Mapping[str, Any], function: Callable[..., Any]) -> list[str]:
+    """Options given by a JSON object that a function of a registry does not take."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return []
+    allowed = [p.name for p in parameters[1:]]
+    return [
+        f"{flag} has the unknown key {name!r}{did_you_mean(name, allowed)} (allowed: {', '.join(allowed) or 'none'})"
+        for name in options
+        if name not in allowed
+    ]

@@ -35,12 +35,17 @@ class TurnBatch:
     v_BK: torch.Tensor | None = None  # PRM: V(s_t)
     values_BT: torch.Tensor | None = None  # critic
     kl_BT: torch.Tensor | None = None  # log π − log π_ref by token
-    process_logratio_BT: torch.Tensor | None = None
+    process_logratio_BT: torch.Tensor | None = None  # β (log π_φ − log π_ref) by token, of an implicit PRM
     outcome_B: torch.Tensor | None = None
     terminated_B: torch.Tensor | None = None  # bool
     truncated_B: torch.Tensor | None = None  # bool
     group_B: torch.Tensor | None = None  # int64, the same for samples of one prompt
-    state_key_BK: torch.Tensor | None = None
+    state_key_BK: torch.Tensor | None = None  # int64, the same for turns that begin in one state
+    sample_B: torch.Tensor | None = None  # int64, place in the group
+    valid_BK: torch.Tensor | None = None  # bool, the environment carried the action out
+    prover_q_BK: torch.Tensor | None = None  # another PRM's Q(s_t, a_t)
+    prover_v_BK: torch.Tensor | None = None  # another PRM's V(s_t)
+    running: dict[str, torch.Tensor] | None = None  # what an estimator keeps from batch to batch; it may write here
 
 
 @dataclass
@@ -59,3 +64,22 @@ class ProcessScores:
 
     q_BK: torch.Tensor
     v_BK: torch.Tensor
+
+
+def needed(tensor: torch.Tensor | None, name: str) -> torch.Tensor:
+    """The tensor.
+
+    Raises:
+        ValueError: the batch has none.
+    """
+    if tensor is None:
+        raise ValueError(f"{name} is None; this estimator's options need it ({_SOURCES.get(name, 'see TurnBatch')})")
+    return tensor
+
+
+_SOURCES = {
+    "q_BK": "a PRM gives q_BK and v_BK",
+    "v_BK": "a PRM gives q_BK and v_BK",
+    "values_BT": "a critic gives values_BT",
+    "process_logratio_BT": "a PRM of kind implicit gives it",
+}

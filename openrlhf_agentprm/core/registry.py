@@ -109,7 +109,16 @@ LABELS = Registry(
 ADVANTAGES = Registry(
     "advantage estimator",
     f"{_HERE}.advantages",
-    {name: f"{_HERE}.core.estimators:{name}" for name in ("turn_gae", "token_gae", "progress")},
+    {
+        name: f"{_HERE}.core.estimators.{module}:{name}"
+        for module, names in {
+            "gae": ("turn_gae", "token_gae", "bi_level"),
+            "turns": ("progress", "pav", "gigpo"),
+            "outcome": ("outcome", "implicit"),
+            "returns": ("promise", "min_form", "clip", "delta", "clip_delta", "spa", "potential"),
+        }.items()
+        for name in names
+    },
 )
 REWARD_MODELS = Registry(
     "reward model",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .layout import Span
+
 
 def state_keys(token_ids: np.ndarray, ends: Sequence[int], env: str, task_id: str) -> list[bytes]:
     """A digest of the task and of the tokens up to each of `ends`: the state as the policy sees it.
@@ -23,4 +25,20 @@ def state_keys(token_ids: np.ndarray, ends: Sequence[int], env: str, task_id: st
         digest.update(np.ascontiguousarray(token_ids[at:end], dtype=np.int32).data)
         found.append(digest.digest())
         at = end
+    return found
+
+
+def anchor_keys(token_ids: np.ndarray, spans: Sequence[Span], *, whole: bool) -> list[int]:
+    """A signed 64-bit number for the state that each turn begins in, by tokens: what was observed since the turn before, or the whole history.
+
+    Args:
+        token_ids: of one episode.
+        spans: of its turns.
+        whole: by the history.
+    """
+    found, before = [], 0
+    for start, end in spans:
+        seen = np.ascontiguousarray(token_ids[0 if whole else before : start], dtype=np.int64)
+        found.append(int.from_bytes(hashlib.blake2b(seen.tobytes(), digest_size=8).digest(), "big", signed=True))
+        before = end
     return found

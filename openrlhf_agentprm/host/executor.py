@@ -107,6 +107,7 @@ class AgentExecutor(AgentExecutorBase):
             "observation_tokens": tokens,
             "action_ranges": [(t.action_start, t.action_end) for t in episode.turns],
             "turn_rewards": [t.reward for t in episode.turns],
+            "valid_actions": [t.valid_action for t in episode.turns],
             "rollout_log_probs": logprobs if with_logprobs else None,
             "truncated": episode.truncated,
             "status": episode.status.value,

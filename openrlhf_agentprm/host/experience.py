@@ -14,17 +14,16 @@ from typing import Any
 import torch
 
 from ..core.batches import TurnAdvantages, TurnBatch
+from ..core.estimators.shared import sum_by_turn
+from ..core.groups import BASELINES, group_std, relative
 from ..core.registry import ADVANTAGES
-from .ppo import estimator_options, estimators
+from ..data.layout import spans_from_turn_numbers
+from ..data.states import anchor_keys
+from .advantage_flags import estimator_options, handles, needs
 from .samples import REPLACED, Ending, broken_mask, is_on
 from .turn_metrics import turn_metrics
 
 Experiences = Sequence[Any]
-
-
-def handles(args: Any) -> bool:
-    """True when the estimator is one of the registry's."""
-    return args.algo.advantage.estimator in estimators()
 
 
 # --- scores ---
@@ -58,8 +57,8 @@ def attach_scores(maker: Any, samples_list: Experiences, refs: list[Any] | None)
     if refs is not None:
         started = time.monotonic()
         duplicates = maker.args.ds.ring_attn_size * maker.args.ds.tensor_parallel_size
-        for samples, (q_BK, v_BK) in zip(samples_list, maker._flatten_results(refs, duplicates), strict=True):
-            samples.prm_scores = (q_BK, v_BK)
+        for samples, scores in zip(samples_list, maker._flatten_results(refs, duplicates), strict=True):
+            samples.prm_scores = scores
         maker.turn_metrics["agentprm/time_prm_s"] += time.monotonic() - started
     if any_broken(samples_list):
         _fill_broken_metrics(samples_list)
@@ -90,6 +89,7 @@ def compute_advantages(maker: Any, experiences: Experiences, batch: TurnBatch) -
     started = time.monotonic()
     args = maker.strategy.args
     function = ADVANTAGES.load(args.algo.advantage.estimator)
+    batch.running = maker.turn_state
     result: TurnAdvantages = function(batch, **estimator_options(args, maker.kl_ctl.value))
     at = 0
     for experience in experiences:
@@ -118,20 +118,26 @@ def turn_batch(args: Any, experiences: Experiences) -> TurnBatch:
         outcome_B = outcome_B.clamp(*args.reward.clip_range)
     ending_B = torch.cat([e.ending for e in experiences])
     order = torch.tensor(list(itertools.chain.from_iterable(e.index for e in experiences)))
-    scores = [e.prm_scores for e in experiences] if hasattr(experiences[0], "prm_scores") else None
+    scored = getattr(experiences[0], "prm_scores", ())
+    by_token = ("process_logratio_BT",)
+    scores: dict[str, Any] = {
+        name: _stack([e.prm_scores[name] for e in experiences], 0.0, None if name in by_token else width) for name in scored
+    }
     return TurnBatch(
         rewards_BK=_turn_rewards(args, experiences, mask_BK, turn_ids_BT, outcome_B),
         mask_BK=mask_BK,
         turn_ids_BT=turn_ids_BT,
         action_mask_BT=_stack([e.action_mask for e in experiences], 0).bool(),
-        q_BK=None if scores is None else _stack([q for q, _ in scores], 0.0, width),
-        v_BK=None if scores is None else _stack([v for _, v in scores], 0.0, width),
         values_BT=None if experiences[0].values is None else _stack([e.values.float() for e in experiences], 0.0),
         kl_BT=_stack([e.kl.float() for e in experiences], 0.0),
         outcome_B=outcome_B,
         terminated_B=torch.isin(ending_B, torch.tensor([Ending.SUCCESS, Ending.FAILURE, Ending.UNKNOWN])),
         truncated_B=ending_B == Ending.TRUNCATED,
         group_B=order // args.rollout.n_samples_per_prompt,
+        sample_B=order % args.rollout.n_samples_per_prompt,
+        state_key_BK=_state_keys(args, experiences, width) if "states" in needs(args) else None,
+        valid_BK=sum_by_turn(_stack([e.turn_valid for e in experiences], 0.0), turn_ids_BT, mask_BK) > 0,
+        **scores,
     )
 
 
@@ -140,17 +146,39 @@ def _turn_rewards(
 ) -> torch.Tensor:
     """The outcome at the last turn, or each turn's own reward from the environment."""
     if args.algo.advantage.reward == "environment":
-        from ..core.estimators import sum_by_turn
-
         return sum_by_turn(_stack([e.turn_rewards for e in experiences], 0.0), turn_ids_BT, mask_BK)
     last_BK = mask_BK & (mask_BK.flip(1).cumsum(1).flip(1) == 1)
     return torch.where(last_BK, outcome_B[:, None], 0.0)
+
+
+def _state_keys(args: Any, experiences: Experiences, width: int) -> torch.Tensor:
+    """(B, K) int64: equal where turns begin behind equal observations, or histories."""
+    rows = [
+        anchor_keys(tokens, spans, whole=args.algo.advantage.anchor == "history")
+        for e in experiences
+        for tokens, spans in zip(e.sequences.numpy(), spans_from_turn_numbers(e.turn_numbers), strict=True)
+    ]
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.int64)
 
 
 def _stack(parts: Sequence[torch.Tensor], fill: float, width: int | None = None) -> torch.Tensor:
     """Micro-batches one under the other, right-padded to one width."""
     width = width or max(p.shape[1] for p in parts)
     return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1]), value=fill) for p in parts])
+
+
+# --- what an estimator keeps from batch to batch ---
+
+
+def remember(trainer: Any, client_states: dict[str, Any]) -> None:
+    """Put it beside the host's own states of a checkpoint; nothing without our flags."""
+    if is_on(trainer.args):
+        client_states["agentprm"] = dict(trainer.experience_maker.turn_state)
+
+
+def recall(trainer: Any, client_states: dict[str, Any] | None) -> None:
+    """Take it from the checkpoint that is resumed."""
+    trainer.experience_maker.turn_state.update((client_states or {}).get("agentprm", {}))
 
 
 # --- broken episodes ---
@@ -184,24 +212,13 @@ def group_rewards(args: Any, rewards_GN: torch.Tensor, experiences: Experiences,
     broken = torch.empty(rewards_GN.numel(), dtype=torch.bool)
     broken[indices] = torch.cat([broken_mask(e) for e in experiences])
     kept_GN = ~broken.view_as(rewards_GN)
-    r_GN = torch.where(kept_GN, rewards_GN, 0.0)
-    count_G1 = kept_GN.sum(1, keepdim=True).clamp(min=1)
-    mean_G1 = r_GN.sum(1, keepdim=True) / count_G1
-    deviation_GN = torch.where(kept_GN, r_GN - mean_G1, 0.0)
-    std_G1 = (deviation_GN.square().sum(1, keepdim=True) / (count_G1 - 1).clamp(min=1)).sqrt()
-    _overwrite_group_std(experiences, std_G1.expand_as(r_GN).reshape(-1)[indices])
+    std_G1 = group_std(rewards_GN, kept_GN)
+    _overwrite_group_std(experiences, std_G1.expand_as(kept_GN).reshape(-1)[indices])
     name = args.algo.advantage.estimator
-    if name == "rloo":
-        shaped = deviation_GN * count_G1 / (count_G1 - 1).clamp(min=1)
-    elif name in ("reinforce_baseline", "dr_grpo"):
-        shaped = deviation_GN
-    elif name == "group_norm":
-        shaped = deviation_GN / (std_G1 + 1e-9)
-    elif name == "flash_reinforce":
-        shaped = r_GN - r_GN.sum() / kept_GN.sum().clamp(min=1)
-    else:
-        shaped = r_GN
-    return torch.where(kept_GN, shaped, 0.0)
+    if name == "flash_reinforce":
+        r_GN = torch.where(kept_GN, rewards_GN, 0.0)
+        return torch.where(kept_GN, r_GN - r_GN.sum() / kept_GN.sum().clamp(min=1), 0.0)
+    return relative(rewards_GN, kept_GN, name if name in BASELINES else "none")
 
 
 def _overwrite_group_std(experiences: Experiences, std: torch.Tensor) -> None:
@@ -239,5 +256,7 @@ __all__ = [
     "eval_value",
     "group_rewards",
     "handles",
+    "recall",
+    "remember",
     "turns_of",
 ]

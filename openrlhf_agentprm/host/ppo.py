@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..core.errors import UserError
-from ..core.registry import ADVANTAGES, REWARD_MODELS
+from ..core.registry import REWARD_MODELS
 from ..prm.step_flags import add_step_flags
-from ..rollout.config import EnvConfig, add_env_flags, check_context, json_object, plain
-from .ppo_checks import estimators as estimators  # these two are called from the patched command line
-from .ppo_checks import needs_critic as needs_critic
+from ..rollout.config import EnvConfig, add_env_flags, check_context
+from .advantage_flags import add_advantage_flags, handles
+from .advantage_flags import estimators as estimators  # these two are called from the patched command line
+from .advantage_flags import needs_critic as needs_critic
 from .ppo_checks import problems_of_run, step_delimiters, unread_delimiters
 
 
@@ -32,53 +32,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     prm.add_argument("--prm.num_nodes", type=int, default=1, help="nodes of its worker group")
     prm.add_argument("--prm.num_gpus_per_node", type=int, default=1, help="GPUs a node of its worker group")
     prm.add_argument("--prm.param_dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="dtype of its backbone; the head is fp32")
+    prm.add_argument("--prm.prover_model_name_or_path", default=None, help="a second PRM, of another policy, that the estimator pav reads")
+    prm.add_argument("--prm.prover_name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of the second PRM")
     add_step_flags(prm)
-    own = parser.add_argument_group("turn-level advantages (turn_gae, token_gae, progress)")
-    add = own.add_argument
-    add(
-        "--algo.advantage.values",
-        default="critic",
-        choices=["critic", "prm"],
-        help="turn_gae: whose V(s) is read where a turn begins",
-    )
-    add(
-        "--algo.advantage.reward",
-        default="outcome",
-        choices=["outcome", "environment"],
-        help="the outcome at the last turn, or turn rewards",
-    )
-    add(
-        "--algo.advantage.process_reward",
-        default="none",
-        choices=["none", "progress", "promise"],
-        help="added to each turn's reward",
-    )
-    add("--algo.advantage.process_weight", type=float, default=1.0, help="its weight")
-    add("--algo.advantage.outcome_weight", type=float, default=0.0, help="progress: weight of the outcome advantage added to it")
-    add(
-        "--algo.advantage.kl_placement",
-        default="reward",
-        choices=["reward", "token"],
-        help="KL inside a turn's reward, or outside the returns",
-    )
-    add("--algo.advantage.whiten", default="tokens", choices=["tokens", "turns", "none"], help="what advantages are normalised over")
-    add(
-        "--algo.advantage.value_positions",
-        default="turn_start",
-        choices=["turn_start", "all"],
-        help="where the critic's loss counts",
-    )
-    add("--algo.advantage.options", type=json_object, default={}, help="further options of the estimator, as a JSON object")
-    add(
-        "--algo.advantage.force_enable",
-        action="store_true",
-        help="allow progress as a reward on top of the PRM's values (counted twice)",
-    )
+    add_advantage_flags(parser)
 
 
 def prepare(args: Any) -> None:
     """Check our flags together with the host's, and turn them into what the host understands. Without our flags nothing changes."""
-    ours = args.algo.advantage.estimator in estimators()
+    ours = handles(args)
     args.agentprm = SimpleNamespace(on=bool(ours or args.env.name or args.prm.model_name_or_path))
     problems = problems_of_run(args, ours) if args.agentprm.on else []
     if problems := problems + unread_delimiters(args, ours):
@@ -89,27 +51,6 @@ def prepare(args: Any) -> None:
     if args.env.name:
         args.train.agent_func_path = str(Path(__file__).with_name("executor.py"))
         _write_datasets(args)
-
-
-def estimator_options(args: Any, kl_coef: float) -> dict[str, Any]:
-    """Keyword options of the chosen estimator, from the flags; another package's gets those that its signature names."""
-    a = args.algo.advantage
-    return _own_options(args, kl_coef) | plain(a.options)
-
-
-def _own_options(args: Any, kl_coef: float) -> dict[str, Any]:
-    a = args.algo.advantage
-    shared = {"kl_coef": 0.0 if args.algo.kl.use_loss else kl_coef, "kl_placement": a.kl_placement, "whiten": a.whiten}
-    gae = shared | {"gamma": a.gamma, "lambd": a.lambd, "process_reward": a.process_reward, "process_weight": a.process_weight}
-    rest = {"values": a.values, "value_positions": a.value_positions, "outcome_weight": a.outcome_weight, "force": a.force_enable}
-    if a.estimator == "turn_gae":
-        return gae | {"values": a.values, "force": a.force_enable, "value_positions": a.value_positions}
-    if a.estimator == "token_gae":
-        return gae
-    if a.estimator == "progress":
-        return shared | {"outcome_weight": a.outcome_weight}
-    takes = inspect.signature(ADVANTAGES.load(a.estimator)).parameters
-    return {name: value for name, value in (gae | rest).items() if name in takes}
 
 
 def _write_datasets(args: Any) -> None:

@@ -1,63 +1,24 @@
-"""What is wrong with a PPO command line, told before anything starts; and which of our estimators need what."""
+"""What is wrong with a PPO command line, told before anything starts."""
 
 from __future__ import annotations
 
-import argparse
-import inspect
 import logging
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import UserError, did_you_mean
-from ..core.registry import ADVANTAGES
+from ..core.errors import UserError
 from ..data.steps import Delimiters
+from .advantage_flags import advantage_problems, estimator_options, needs_critic
 
 if TYPE_CHECKING:
     from ..prm.record import Record
 
 logger = logging.getLogger(__name__)
-OWN = ("turn_gae", "token_gae", "progress")
-_GAE = ("turn_gae", "token_gae")
-READ_BY = {  # which of our estimators read a flag of --algo.advantage.*
-    "values": ("turn_gae",),
-    "value_positions": ("turn_gae",),
-    "force_enable": ("turn_gae",),
-    "process_reward": _GAE,
-    "process_weight": _GAE,
-    "outcome_weight": ("progress",),
-    "reward": OWN,
-    "kl_placement": OWN,
-    "whiten": OWN,
-    "options": OWN,
-}
-
-
-def estimators() -> list[str]:
-    """Names of the registry's advantage estimators."""
-    return ADVANTAGES.names()
-
-
-def needs_critic(args: Any) -> bool:
-    """True for our estimators that read a critic."""
-    advantage = args.algo.advantage
-    if advantage.estimator in OWN:
-        return advantage.estimator == "token_gae" or (advantage.estimator == "turn_gae" and advantage.values == "critic")
-    return advantage.estimator in estimators() and bool(args.critic.model_name_or_path)  # another package's: if it was given one
 
 
 def problems_of_run(args: Any, ours: bool) -> list[str]:
     """Contradictions between flags, and flags that would be accepted and not done."""
-    a = args.algo.advantage
     found = []
-    needs_prm = ours and (a.process_reward != "none" or a.estimator == "progress" or (a.estimator == "turn_gae" and a.values == "prm"))
-    if needs_prm and not args.prm.model_name_or_path:
-        found.append("values or process rewards of a PRM are asked for, but --prm.model_name_or_path is not given")
-    if a.estimator == "turn_gae" and a.values == "prm" and a.process_reward == "progress" and not a.force_enable:
-        found.append(
-            "--algo.advantage.values prm with --algo.advantage.process_reward progress counts progress twice (δ = (1 + w)·progress at "
-            "γ = 1); take --algo.advantage.values critic, or process_reward none, or insist with --algo.advantage.force_enable"
-        )
     if not args.env.name and not args.train.agent_func_path and not args.reward.remote_url and not args.reward.model_name_or_path:
         found.append("no environment: give --env.name, or --train.agent_func_path with an agent of your own")
     if args.env.name and args.train.agent_func_path:
@@ -66,15 +27,10 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append("a PRM cannot be sharded by --ds.ring_attn_size yet")
     if getattr(args.data, "max_images_per_prompt", 0):
         found.append("images in prompts are not supported together with turn-level advantages or a PRM")
-    if ours and getattr(a, "no_std_norm", False):
-        found.append(
-            f"--algo.advantage.no_std_norm is not what {a.estimator} normalises by; choose --algo.advantage.whiten tokens, turns or none"
-        )
-    found += unread_flags(a) + (_unknown_options(a) if ours else [])
+    found += advantage_problems(args)
     if args.prm.model_name_or_path:
-        found += _colocation_problems(args)
-    if args.prm.model_name_or_path:
-        found += _prm_problems(args, ours)
+        found += _colocation_problems(args) + _prm_problems(args, ours)
+    found += _prover_problems(args)
     return found + _critic_problems(args)
 
 
@@ -95,47 +51,6 @@ def step_delimiters(args: Any) -> Delimiters:
 
     path = args.prm.model_name_or_path
     return settle(given_delimiters(args.prm, args.actor.model_name_or_path), trained_on(args.prm.name, [path] if path else []))
-
-
-def unread_flags(a: Any) -> list[str]:
-    """Flags that were given and that the chosen estimator does not read."""
-    from .ppo import add_flags, plain
-
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    given = [name for name in READ_BY if plain(getattr(a, name)) != parser.get_default(f"algo.advantage.{name}")]
-    if a.estimator in OWN:
-        read = {name for name, readers in READ_BY.items() if a.estimator in readers}
-    elif a.estimator in estimators():  # another package's
-        takes = inspect.signature(ADVANTAGES.load(a.estimator)).parameters
-        read = {"reward", "options", *takes, *(["force_enable"] if "force" in takes else [])}
-    else:
-        read = set()
-    return [
-        f"--algo.advantage.{name} is given, but --algo.advantage.estimator {a.estimator} does not read it "
-        f"({', '.join(READ_BY[name])} do{'es' * (len(READ_BY[name]) == 1)})"
-        for name in given
-        if name not in read
-    ]
-
-
-def _unknown_options(a: Any) -> list[str]:
-    from .ppo import plain
-
-    return unknown_options("--algo.advantage.options", plain(a.options), ADVANTAGES.load(a.estimator))
-
-
-def unknown_options(flag: str, options: Mapping[str, Any], function: Callable[..., Any]) -> list[str]:
-    """Options given by a JSON object that a function of a registry does not take."""
-    parameters = list(inspect.signature(function).parameters.values())
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        return []
-    allowed = [p.name for p in parameters[1:]]
-    return [
-        f"{flag} has the unknown key {name!r}{did_you_mean(name, allowed)} (allowed: {', '.join(allowed) or 'none'})"
-        for name in options
-        if name not in allowed
-    ]
 
 
 def _critic_problems(args: Any) -> list[str]:
@@ -192,10 +107,26 @@ def _prm_problems(args: Any, ours: bool) -> list[str]:
     return [problem for record in records for problem in _value_problems(path, record, args, ours)][:1]
 
 
+def _prover_problems(args: Any) -> list[str]:
+    from ..prm.kinds import check_reward_model
+
+    path, estimator = args.prm.prover_model_name_or_path, args.algo.advantage.estimator
+    if not path:
+        return []
+    if estimator != "pav":
+        return [f"--prm.prover_model_name_or_path is given, but --algo.advantage.estimator {estimator} does not read it (pav does)"]
+    try:
+        check_reward_model(args.prm.prover_name, path, args.actor.model_name_or_path)
+    except UserError as error:
+        return error.problems
+    return []
+
+
 def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[str]:
     from ..prm.record import SCALES
 
-    values = ours and args.algo.advantage.values == "prm" and args.algo.advantage.estimator == "turn_gae"
+    reads = estimator_options(args, 0.0) if ours else {}
+    values = reads.get("values") == "prm" or args.algo.advantage.estimator == "potential"
     if values and record.scale != "probability":
         return [
             f"{path} (kind {record.kind}) cannot give values: {SCALES[record.scale]}; take --algo.advantage.values critic, or a PRM whose scores "
@@ -208,6 +139,6 @@ def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[st
             f"{path}: its V(s) was not trained at the states (method {record.method!r}), so it cannot give values; "
             "train with --loss.value_coef 1, or take --algo.advantage.values critic"
         ]
-    if ours and not record.value_trained and "progress" in (args.algo.advantage.estimator, args.algo.advantage.process_reward):
+    if ours and not record.value_trained and {"progress", "pav", "spa"} & {args.algo.advantage.estimator, reads.get("process_reward")}:
         logger.warning("%s: its V(s) was not trained, so the progress of every first turn is noise", path)
     return []

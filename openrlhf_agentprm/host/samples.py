@@ -49,12 +49,15 @@ def attach_turns(args: Any, response: dict[str, Any], experience: Any) -> Any:
     if delimiters := getattr(args.agentprm, "step_delimiters", ()):
         spans, turn_rewards = divided(spans, turn_rewards, experience.sequences[0].tolist(), delimiters)
     numbers = turn_numbers(spans, length)[None]
-    rewards = torch.zeros(numbers.shape)
-    for (start, _), reward in zip(spans, turn_rewards, strict=True):
+    rewards, valid = torch.zeros(numbers.shape), torch.zeros(numbers.shape)
+    of_ranges = dict(zip(map(tuple, ranges), response.get("valid_actions") or [], strict=False))
+    for (start, end), reward in zip(spans, turn_rewards, strict=True):
         rewards[0, start - 1] = reward
+        valid[0, start - 1] = next((told for (a, b), told in of_ranges.items() if a <= start and end <= b), True)
     ending = Ending.of(response.get("status"))
     experience.turn_numbers = numbers
     experience.turn_rewards = rewards
+    experience.turn_valid = valid
     experience.ending = torch.tensor([int(ending)])
     if ending in BROKEN:  # a placeholder: no token of it counts
         experience.turn_numbers = torch.zeros_like(numbers)

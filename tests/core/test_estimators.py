@@ -1,33 +1,13 @@
 """Estimators of the registry: worked by hand, and what must change nothing."""
 
-import math
-
 import pytest
 import torch
+from two_episodes import IDS, batch
 
 from openrlhf_agentprm.core.batches import TurnBatch
-from openrlhf_agentprm.core.estimators import first_of_turn, last_of_turn, progress, token_gae, turn_gae
-
-# Two episodes: turns of 2 and 1 tokens with an observation of 2 between; and one turn of 3.
-IDS = torch.tensor([[-1, 0, 0, -1, -1, 1, -1], [-1, -1, 0, 0, 0, -1, -1]])
-
-
-def batch(**changes):
-    values = dict(
-        rewards_BK=torch.tensor([[0.0, 1.0], [0.0, math.nan]]),
-        mask_BK=torch.tensor([[True, True], [True, False]]),
-        turn_ids_BT=IDS,
-        action_mask_BT=IDS >= 0,
-        q_BK=torch.tensor([[0.6, 0.9], [0.2, math.nan]]),
-        v_BK=torch.tensor([[0.5, 0.6], [0.4, math.nan]]),
-        values_BT=torch.where(IDS >= 0, torch.tensor([[9.0, 0.5, 7.0, 9.0, 9.0, 0.6, 9.0], [9.0, 9.0, 0.4, 7.0, 7.0, 9.0, 9.0]]), math.nan),
-        kl_BT=torch.where(IDS >= 0, 0.1, math.nan),
-        outcome_B=torch.tensor([1.0, 0.0]),
-        terminated_B=torch.tensor([True, True]),
-        truncated_B=torch.tensor([False, False]),
-        group_B=torch.tensor([0, 0]),
-    )
-    return TurnBatch(**(values | changes))
+from openrlhf_agentprm.core.estimators.gae import token_gae, turn_gae
+from openrlhf_agentprm.core.estimators.shared import first_of_turn, last_of_turn
+from openrlhf_agentprm.core.estimators.turns import progress
 
 
 def test_where_turns_begin_and_end():
@@ -90,47 +70,10 @@ def test_progress_alone_and_added_to_the_outcome():
     torch.testing.assert_close(added[1, 2], torch.tensor(-0.2 - 0.5))
 
 
-@pytest.mark.parametrize("estimator, options", [(turn_gae, {}), (turn_gae, {"values": "prm"}), (token_gae, {}), (progress, {})])
-@pytest.mark.parametrize("whiten", ["tokens", "turns", "none"])
-def test_nan_at_masked_places_longer_observations_and_order_change_nothing(estimator, options, whiten):
-    options = options | {"whiten": whiten, "kl_coef": 0.1}
-
-    def with_gap(gap):
-        """The batch with `gap` observation tokens between the first episode's turns; NaN wherever no action token is predicted."""
-        ids = torch.tensor([[-1, 0, 0] + [-1] * gap + [1, -1], [-1, -1, 0, 0, 0] + [-1] * gap])
-        action = ids >= 0
-        values = torch.full(ids.shape, math.nan)
-        values[action] = torch.tensor([0.5, 7.0, 0.6, 0.4, 7.0, 7.0])
-        kl = torch.where(action, 0.1, math.nan)
-        return batch(turn_ids_BT=ids, action_mask_BT=action, values_BT=values, kl_BT=kl), action
-
-    short, action = with_gap(2)
-    expected = estimator(short, **options)
-    assert expected.advantages_BT.isfinite().all() and expected.returns_BT.isfinite().all()
-    assert not expected.advantages_BT[~action].any()
-    long, long_action = with_gap(500)
-    assert torch.equal(estimator(long, **options).advantages_BT[long_action], expected.advantages_BT[action])
-
-
-def test_an_episode_without_turns_takes_part_in_nothing():
-    ids = torch.cat([IDS, torch.full((1, 7), -1)])
-    grow = lambda x: torch.cat([x, x[:1]])  # noqa: E731
-    b = batch()
-    with_empty = TurnBatch(
-        rewards_BK=grow(b.rewards_BK), mask_BK=torch.cat([b.mask_BK, torch.zeros(1, 2, dtype=torch.bool)]), turn_ids_BT=ids,
-        action_mask_BT=ids >= 0, q_BK=grow(b.q_BK), v_BK=grow(b.v_BK), values_BT=grow(b.values_BT), kl_BT=grow(b.kl_BT),
-        outcome_B=torch.tensor([1.0, 0.0, 0.0]), group_B=torch.tensor([0, 0, 0]),
-    )  # fmt: skip
-    for estimator, options in [(turn_gae, {}), (token_gae, {}), (progress, {"outcome_weight": 1.0})]:
-        found = estimator(with_empty, **options).advantages_BT
-        torch.testing.assert_close(found[:2], estimator(b, **options).advantages_BT)
-        assert not found[2].any()
-
-
 def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match="values_BT is None"):
         turn_gae(batch(values_BT=None))
     with pytest.raises(ValueError, match="q_BK is None"):
         turn_gae(batch(q_BK=None), process_reward="promise")
-    with pytest.raises(ValueError, match="whiten is 'all'; wanted one of tokens, turns, none"):
+    with pytest.raises(ValueError, match="whiten is 'all'; wanted one of tokens, turns, groups, none"):
         token_gae(batch(), whiten="all")

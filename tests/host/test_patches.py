@@ -171,7 +171,7 @@ activate()
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 from openrlhf_agentprm.core.batches import TurnBatch
-from openrlhf_agentprm.core.estimators import turn_gae
+from openrlhf_agentprm.core.estimators.gae import turn_gae
 turn_ids_BT = torch.tensor([[0, 0, -1, 1, 1, 1, -1, 2]])
 mask_BK = torch.ones(1, 3, dtype=torch.bool)
 batch = TurnBatch(rewards_BK=torch.ones(1, 3), mask_BK=mask_BK, turn_ids_BT=turn_ids_BT, action_mask_BT=turn_ids_BT >= 0,

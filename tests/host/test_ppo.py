@@ -246,7 +246,7 @@ def test_every_mistake_is_told_at_once_and_before_anything_starts(tiny, prm, tmp
     more = ["--algo.advantage.estimator", "turn_gae", "--algo.advantage.values", "prm", "--algo.advantage.process_reward", "progress"]
     twice = module("train_ppo_ray", *flags, *more, "--prm.model_name_or_path", tiny, "--train.agent_func_path", "mine.py", check=False)
     assert twice.returncode == 2 and "Traceback" not in twice.stderr
-    for text in ("counts progress twice", "is a Qwen3ForCausalLM, not a process reward model", "--env.name brings its own executor"):
+    for text in ("count progress twice", "is a Qwen3ForCausalLM, not a process reward model", "--env.name brings its own executor"):
         assert text in twice.stderr
     crowded = [
         "--algo.advantage.estimator",
@@ -282,8 +282,9 @@ def test_a_flag_that_the_estimator_does_not_read_is_refused(estimator, flags, to
     """On the host's own parser, without starting anything."""
     from openrlhf.utils.config import hierarchize
 
+    from openrlhf_agentprm.host.advantage_flags import estimators
     from openrlhf_agentprm.host.parsers import host_parser
-    from openrlhf_agentprm.host.ppo_checks import estimators, problems_of_run
+    from openrlhf_agentprm.host.ppo_checks import problems_of_run
 
     line = ["--actor.model_name_or_path", "x", "--env.name", "thirdparty_count", "--algo.advantage.estimator", estimator, *flags]
     args = hierarchize(host_parser("train_ppo_ray").parse_args(line))

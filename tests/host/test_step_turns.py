@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from openrlhf_agentprm.core.advantages import turn_gae
-from openrlhf_agentprm.core.estimators import turn_gae as estimator
+from openrlhf_agentprm.core.estimators.gae import turn_gae as estimator
 from openrlhf_agentprm.host import samples
 from openrlhf_agentprm.host.experience import turn_batch
 from openrlhf_agentprm.host.ppo_checks import step_delimiters, unread_delimiters
@@ -21,7 +21,7 @@ STEPS = [(2, 4), (4, 7), (7, 8), (10, 12), (12, 14)]
 
 def experience(ranges, rewards, delimiters):
     args = SimpleNamespace(agentprm=SimpleNamespace(on=True, step_delimiters=delimiters))
-    args.algo = SimpleNamespace(advantage=SimpleNamespace(reward="environment"))
+    args.algo = SimpleNamespace(advantage=SimpleNamespace(reward="environment", estimator="gae"))
     args.reward, args.rollout = SimpleNamespace(clip_range=None), SimpleNamespace(n_samples_per_prompt=1)
     mask = torch.zeros(1, len(TOKENS) - 1, dtype=torch.long)
     for start, end in ranges:
@@ -45,7 +45,7 @@ def test_steps_are_numbered_and_earn_as_turns_do():
 
 def test_advantages_are_those_of_turns_and_spread_over_the_steps_tokens():
     args, divided = experience(RANGES, [0.5, 1.0], D)
-    divided.prm_scores = (torch.tensor([[0.3, 0.6, 0.2, 0.8, 0.9]]), torch.tensor([[0.5, 0.3, 0.6, 0.2, 0.8]]))
+    divided.prm_scores = {"q_BK": torch.tensor([[0.3, 0.6, 0.2, 0.8, 0.9]]), "v_BK": torch.tensor([[0.5, 0.3, 0.6, 0.2, 0.8]])}
     batch = turn_batch(args, [divided])
     result = estimator(batch, gamma=1.0, lambd=0.9, values="prm", whiten="none")
     wanted_BK, _ = turn_gae(batch.rewards_BK, batch.v_BK, batch.mask_BK, gamma=1.0, lambd=0.9)

@@ -41,13 +41,13 @@ STUDY = str(Path(__file__).parent.parent / "benchmarks/study.yaml")
 def test_every_ppo_stage_gives_flags_that_its_estimator_reads(name):
     from openrlhf.utils.config import hierarchize
 
+    from openrlhf_agentprm.host.advantage_flags import advantage_problems
     from openrlhf_agentprm.host.parsers import host_parser
-    from openrlhf_agentprm.host.ppo_checks import unread_flags
 
     stages = [stage for stage in load_recipe(name, [], parsers()).stages if stage.command == "train_ppo_ray"]
     assert stages
     for stage in stages:
-        assert unread_flags(hierarchize(host_parser("train_ppo_ray").parse_args(stage.argv)).algo.advantage) == [], stage.name
+        assert advantage_problems(hierarchize(host_parser("train_ppo_ray").parse_args(stage.argv))) == [], stage.name
 
 
 @pytest.mark.parametrize(("name", "stages"), [("study", 20), ("surprise", 11), ("second_tier", 28)])

@@ -119,6 +119,11 @@ class ImplicitPRM:
     @torch.no_grad()
     def score(self, batch: ScoreBatch) -> ProcessScores:
         """Q and V of every turn, float32 on the CPU."""
+        return self.score_tokens(batch)[0]
+
+    @torch.no_grad()
+    def score_tokens(self, batch: ScoreBatch) -> tuple[ProcessScores, torch.Tensor]:
+        """`score`, and β (log π_φ − log π_ref) of the token that each position predicts: (B, T) float32 on the CPU, 0 outside actions."""
         size = self.model.get_input_embeddings().num_embeddings
         if int(batch.input_ids_BT.max()) >= size:
             raise UserError(
@@ -129,8 +134,9 @@ class ImplicitPRM:
             score_logprobs(m, batch.input_ids_BT, batch.attention_mask_BT, turns_BT).cpu() for m in (self.model, self.reference)
         )
         mask_BK = batch.positions.mask_BK.cpu()
-        rewards_BK = turn_rewards(ours_BT - theirs_BT, turns_BT.cpu(), mask_BK, self.record.options["implicit_beta"])
-        return ProcessScores(*implicit_scores(rewards_BK, mask_BK, self.record.output))
+        ratio_BT, beta = ours_BT - theirs_BT, self.record.options["implicit_beta"]
+        rewards_BK = turn_rewards(ratio_BT, turns_BT.cpu(), mask_BK, beta)
+        return ProcessScores(*implicit_scores(rewards_BK, mask_BK, self.record.output)), beta * ratio_BT
 
 
 @dataclass
