@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UserError
 from ..data.steps import Delimiters
-from .advantage_flags import advantage_problems, estimator_options, needs_critic
+from ..rollout.config import plain
+from .advantage_flags import advantage_problems, needs_critic
 
 if TYPE_CHECKING:
     from ..prm.record import Record
@@ -125,8 +126,9 @@ def _prover_problems(args: Any) -> list[str]:
 def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[str]:
     from ..prm.record import SCALES
 
-    reads = estimator_options(args, 0.0) if ours else {}
-    values = reads.get("values") == "prm" or args.algo.advantage.estimator == "potential"
+    a = args.algo.advantage
+    reads = {**vars(a), **plain(getattr(a, "options", {}))} if ours else {}
+    values = ours and (a.estimator == "potential" or (a.estimator == "turn_gae" and reads["values"] == "prm"))
     if values and record.scale != "probability":
         return [
             f"{path} (kind {record.kind}) cannot give values: {SCALES[record.scale]}; take --algo.advantage.values critic, or a PRM whose scores "
@@ -139,6 +141,6 @@ def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[st
             f"{path}: its V(s) was not trained at the states (method {record.method!r}), so it cannot give values; "
             "train with --loss.value_coef 1, or take --algo.advantage.values critic"
         ]
-    if ours and not record.value_trained and {"progress", "pav", "spa"} & {args.algo.advantage.estimator, reads.get("process_reward")}:
+    if ours and not record.value_trained and {"progress", "pav", "spa"} & {a.estimator, reads.get("process_reward")}:
         logger.warning("%s: its V(s) was not trained, so the progress of every first turn is noise", path)
     return []
