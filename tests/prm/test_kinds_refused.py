@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from openrlhf_agentprm.cli.train_prm import split
 from openrlhf_agentprm.cli.train_prm_checks import problems_of_flags
 from openrlhf_agentprm.core.batches import ProcessScores
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.host.parsers import host_parser
 from openrlhf_agentprm.host.ppo_checks import _critic_problems, _value_problems
 from openrlhf_agentprm.prm.kinds import check_reward_model, trainable
 from openrlhf_agentprm.prm.kinds.ensemble import EnsemblePRM
@@ -172,11 +172,13 @@ def test_ppo_takes_values_and_critics_only_from_scores_that_are_values(way_name,
     model, kind = model_of(args), trainable(args.prm.name)
     del model.__dict__["forward"]
     save_prm(model, load_tokenizer(str(bpe_policy)), tmp_path, Record(kind=args.prm.name, method="m", **kind.recorded(args)))
-    advantage = SimpleNamespace(estimator="turn_gae", values="prm", process_reward="none")
-    ppo = SimpleNamespace(algo=SimpleNamespace(advantage=advantage), critic=SimpleNamespace(model_name_or_path=str(tmp_path)))
+    from openrlhf.utils.config import hierarchize
+
+    line = ["--actor.model_name_or_path", "x", "--algo.advantage.estimator", "turn_gae", "--algo.advantage.values", "prm"]
+    ppo = hierarchize(host_parser("train_ppo_ray").parse_args([*line, "--critic.model_name_or_path", str(tmp_path)]))
     found = _value_problems(str(tmp_path), Record.load(tmp_path), ppo, True)
     assert (found == []) if told is None else (len(found) == 1 and told in found[0] and "values critic" in found[0])
-    advantage.values = "critic"
+    ppo.algo.advantage.values = "critic"
     assert _value_problems(str(tmp_path), Record.load(tmp_path), ppo, True) == []
     assert ("the unit of its process rewards is arbitrary" in caplog.text) is (way_name == "trajectory")
     caplog.clear()
