@@ -13,7 +13,7 @@ from openrlhf_agentprm.cli.label import BY_FLAGS
 from openrlhf_agentprm.cli.run import parsers
 from openrlhf_agentprm.cli.train_prm import build_parser
 from openrlhf_agentprm.core.arguments import problems_of
-from openrlhf_agentprm.core.registry import LABELS, REWARD_MODELS
+from openrlhf_agentprm.core.registry import ADVANTAGES, LABELS, REWARD_MODELS
 from openrlhf_agentprm.prm.record import OUTPUTS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -38,6 +38,30 @@ def test_a_label_has_a_page_with_its_options_and_their_defaults(name):
                        for p in parameters if p.name not in NOT_OPTIONS}  # fmt: skip
     assert "arXiv" in text or "Ours" in text
     assert f"[{name}]({name}.md)" in (DOCS / "labels" / "README.md").read_text()
+
+
+SHARED = {"kl_coef", "kl_placement", "whiten", "length_correction", "bound", "scaling", "process_clip"}
+
+
+@pytest.mark.parametrize("name", sorted(e.name for e in ADVANTAGES.entries() if e.distribution == "openrlhf-agentprm"))
+def test_an_estimator_has_a_page_with_its_options_and_their_defaults(name):
+    text = (DOCS / "advantages" / f"{name}.md").read_text()
+    written = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", text, re.M))
+    own = [p for p in list(inspect.signature(ADVANTAGES.load(name)).parameters.values())[1:] if p.name not in SHARED]
+    assert written == {p.name: str(p.default).lower() if isinstance(p.default, bool) else str(p.default) for p in own}
+    assert "**Needs**" in text and "**When**" in text and ("rXiv" in text or "ICML" in text)
+    assert f"[{name}]({name}.md)" in (DOCS / "advantages" / "README.md").read_text()
+
+
+def test_the_table_of_shared_options_has_their_flags_and_defaults():
+    from openrlhf_agentprm.core.estimators.shared import _SHAPING, _SHARED
+    from openrlhf_agentprm.core.process_rewards import KINDS
+
+    text = (DOCS / "advantages" / "README.md").read_text()
+    written = dict(re.findall(r"^\| `--algo\.advantage\.(\w+)` \| (\S+) \|", text, re.M))
+    assert written == {name: str(default).lower() for name, default in (_SHARED | _SHAPING).items() if name != "kl_coef"}
+    rows = re.search(r"\| process reward .*?\n\n", text, re.S).group(0)
+    assert {name for name in KINDS if f"`{name}`" in rows} == set(KINDS)
 
 
 def test_every_reward_model_has_a_page():

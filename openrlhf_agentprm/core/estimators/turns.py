@@ -75,7 +75,7 @@ def gigpo(
     *,
     step_weight: float = 1.0,
     divide_by_std: bool = True,
-    gamma: float = 0.95,
+    gamma: float = 1.0,
     process_reward: str = "none",
     process_weight: float = 1.0,
     process_options: Mapping[str, Any] | None = None,
@@ -93,6 +93,7 @@ def gigpo(
     Args:
         step_weight: ω.
         divide_by_std: False is the paper's F = 1.
+        gamma: γ of turns; 0.95 in the paper.
     """
     baseline = "group_norm" if divide_by_std else "reinforce_baseline"
     outcome_B, group_B = needed(batch.outcome_B, "outcome_B").float(), needed(batch.group_B, "group_B")
