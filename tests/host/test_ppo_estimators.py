@@ -1,0 +1,71 @@
+"""Estimators in real PPO runs: PRIME's token rewards, a prover beside the judge with running scales that survive a resume, a PRM behind a URL."""
+
+import math
+
+import pytest
+import torch
+from launching import deepspeed
+from servers import serving
+from test_ppo import ppo, prm  # noqa: F401
+
+pytestmark = pytest.mark.host
+GAME = ["--env.name", "thirdparty_count", "--env.max_turns", 3, "--env.max_tokens_per_turn", 4, "--env.num_workers", 8]
+
+
+@pytest.fixture(scope="module")
+def implicit_prm(tiny, count_store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ppo_implicit") / "prm"
+    deepspeed(
+        "train_prm", "--prm.name", "implicit", "--model.model_name_or_path", tiny, "--data.dataset", count_store, "--ckpt.output_dir", folder,
+        "--data.max_len", "128", "--ds.zero_stage", "0", "--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32",
+        "--train.batch_size", "16", "--train.micro_batch_size", "16", "--train.max_epochs", "1", "--adam.lr", "1e-3",
+    )  # fmt: skip
+    return folder
+
+
+def test_prime_pays_single_tokens_by_an_implicit_prm(tiny, implicit_prm, tmp_path):
+    found, _ = ppo(
+        *GAME, "--env.num_tasks", 16, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", implicit_prm, "--prm.param_dtype", "fp32",
+        "--algo.advantage.estimator", "implicit", "--algo.advantage.process_weight", 2.0, "--ckpt.output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert len(found) == 2
+    for status in found.values():
+        assert math.isfinite(status["policy_loss"]) and status["process/reward_mean"] != 0 and "critic_loss" not in status
+    # a turn's reward is the sum of its tokens', and Q is σ of the sum of turns': all through one worker, so the two agree in sign
+    assert abs(found[1]["process/reward_mean"]) < 5
+
+
+def turns_so_far(folder, step):
+    """How many process rewards the running statistics of a checkpoint have seen."""
+    states = torch.load(next((folder / f"_actor/global_step{step}").glob("mp_rank_00_model_states.pt")), weights_only=False)
+    return float(states["agentprm"]["process"][0])
+
+
+def test_a_prover_judges_beside_the_policys_prm_and_running_scales_survive_a_resume(tiny, prm, implicit_prm, tmp_path):  # noqa: F811
+    flags = [
+        *GAME, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", prm, "--prm.prover_model_name_or_path", implicit_prm,
+        "--algo.advantage.estimator", "pav", "--algo.advantage.options", '{"alpha": 2.0}', "--algo.advantage.scaling", "scale",
+        "--algo.advantage.whiten", "turns", "--ckpt.output_dir", tmp_path / "out", "--ckpt.path", tmp_path / "state", "--ckpt.save_steps", 1,
+        "--ckpt.max_num", 9, "--ckpt.load_enable", "--env.num_tasks", 16,
+    ]  # fmt: skip
+    first, _ = ppo(*flags)
+    assert sorted(first) == [1, 2] and all(math.isfinite(s["policy_loss"]) for s in first.values())
+    turns = [first[step]["turns/per_episode"] * 16 for step in (1, 2)]
+    assert [turns_so_far(tmp_path / "state", step) for step in (1, 2)] == pytest.approx([turns[0], sum(turns)])
+    more, _ = ppo(*flags, "--train.num_episodes", 2)
+    assert sorted(more) == [3, 4]
+    after = sum(turns) + sum(more[step]["turns/per_episode"] * 16 for step in (3, 4))
+    assert turns_so_far(tmp_path / "state", 4) == pytest.approx(after), "it counts on from the checkpoint"
+
+
+def test_a_prm_behind_a_url_pays_by_its_lowest_score(tiny, prm, tmp_path):  # noqa: F811
+    with serving(prm) as (url, _):
+        found, _ = ppo(
+            *GAME, "--env.num_tasks", 16, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", url,
+            "--algo.advantage.estimator", "min_form", "--algo.advantage.bound", "par", "--algo.advantage.length_correction", "turn",
+            "--ckpt.output_dir", tmp_path / "out",
+        )  # fmt: skip
+    assert len(found) == 2
+    for status in found.values():
+        assert math.isfinite(status["policy_loss"]) and 0 < status["process/reward_mean"] < 1, "preferences are between 0 and 1"
+        assert "prm/promise_turn1" in status
