@@ -12,6 +12,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
@@ -48,18 +49,26 @@ class AgentExecutor(AgentExecutorBase):
         sampling = {"temperature": sampling_params.temperature, "top_p": sampling_params.top_p}
         assignment = Assignment(self.config.name, task["task_id"], task["split"], task["seed"], 0, self.policy, "online", sampling)
         logs = {"env_retries": 0, "env_seconds": 0.0}
-        builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs)
+        versions: list[tuple[int, int]] = []
+        builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs, versions)
         while builder.episode().status in (Status.ENV_ERROR, Status.TIMEOUT) and logs["env_retries"] < self.config.max_retries:
             logs["env_retries"] += 1
-            builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs)
+            builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs, versions)
         if error := builder.episode().error:
             _tell_once(f"{self.config.name}: {error}")
-        return self._response(prompt, label, builder, logs, with_logprobs=sampling_params.logprobs is not None)
+        return self._response(prompt, label, builder, logs, versions, with_logprobs=sampling_params.logprobs is not None)
 
     async def _play(
-        self, assignment: Assignment, sampling_params: Any, max_length: int, llm_engine: Any, logs: dict[str, float]
+        self,
+        assignment: Assignment,
+        sampling_params: Any,
+        max_length: int,
+        llm_engine: Any,
+        logs: dict[str, float],
+        versions: list[tuple[int, int]],
     ) -> EpisodeBuilder:
-        """One attempt; the seconds that the environment took are added to `logs`."""
+        """One attempt; the seconds that the environment took are added to `logs`, and `versions` is that of each turn's first and last token."""
+        versions.clear()
         builder = EpisodeBuilder(assignment, self.chat, self.config.limits(max_length), graded=self.workers.graded)
 
         async def ask(request: dict[str, Any]) -> Reply:
@@ -74,25 +83,38 @@ class AgentExecutor(AgentExecutorBase):
                 return builder
             builder.begin(reply.value)
             while not builder.finished:
-                tokens, logprobs = await self._sample(builder, sampling_params, llm_engine)
+                tokens, logprobs, sampled_by = await self._sample(builder, sampling_params, llm_engine)
+                versions.append(sampled_by)
                 reply = await ask({"do": "step", "action": builder.act(tokens, logprobs)})
                 if _broke(builder, reply):
                     return builder
                 builder.observe(reply.value)
         return builder
 
-    async def _sample(self, builder: EpisodeBuilder, sampling_params: Any, llm_engine: Any) -> tuple[list[int], list[float]]:
+    async def _sample(
+        self, builder: EpisodeBuilder, sampling_params: Any, llm_engine: Any
+    ) -> tuple[list[int], list[float], tuple[int, int]]:
         params = sampling_params.clone()
         params.max_tokens = builder.budget
         # The host's 1 forbids the engine to end a turn at once. The policy may, so its samples would be another policy's.
         params.min_tokens = 0
         params.stop_token_ids = self.chat.stop_token_ids
-        output = (await llm_engine.generate(list(builder.token_ids), params)).outputs[0]
+        answered = await llm_engine.generate(list(builder.token_ids), params)
+        output = answered.outputs[0]
         tokens = list(output.token_ids)
         logprobs = [entry[token].logprob for token, entry in zip(tokens, output.logprobs or [], strict=False)]
-        return tokens, logprobs
+        return tokens, logprobs, answered.policy_versions
 
-    def _response(self, prompt: str, label: str, builder: EpisodeBuilder, logs: dict[str, float], *, with_logprobs: bool) -> dict[str, Any]:
+    def _response(
+        self,
+        prompt: str,
+        label: str,
+        builder: EpisodeBuilder,
+        logs: dict[str, float],
+        versions: Sequence[tuple[int, int]],
+        *,
+        with_logprobs: bool,
+    ) -> dict[str, Any]:
         episode = builder.episode()
         # A placeholder still needs a token that predicts and one that is predicted.
         tokens = episode.token_ids if len(episode.token_ids) > 1 else [self.chat.end_token_id] * 2
@@ -108,6 +130,7 @@ class AgentExecutor(AgentExecutorBase):
             "action_ranges": [(t.action_start, t.action_end) for t in episode.turns],
             "turn_rewards": [t.reward for t in episode.turns],
             "valid_actions": [t.valid_action for t in episode.turns],
+            "policy_versions": versions,
             "rollout_log_probs": logprobs if with_logprobs else None,
             "truncated": episode.truncated,
             "status": episode.status.value,

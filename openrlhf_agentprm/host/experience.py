@@ -21,7 +21,7 @@ from ..data.layout import spans_from_turn_numbers
 from ..data.states import anchor_keys
 from .advantage_flags import estimator_options, handles, needs
 from .samples import REPLACED, Ending, broken_mask, is_on
-from .turn_metrics import turn_metrics
+from .turn_metrics import turn_metrics, version_metrics
 
 Experiences = Sequence[Any]
 
@@ -75,7 +75,7 @@ def turns_of(maker: Any, experiences: Experiences) -> TurnBatch | None:
         return None
     started = time.monotonic()
     batch = turn_batch(args, experiences)
-    maker.turn_metrics |= turn_metrics(batch, torch.cat([e.ending for e in experiences]))
+    maker.turn_metrics |= turn_metrics(batch, torch.cat([e.ending for e in experiences])) | version_metrics(experiences)
     for experience in experiences:
         if hasattr(experience, "prm_scores"):
             del experience.prm_scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,23 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append("a PRM cannot be sharded by --ds.ring_attn_size yet")
     if getattr(args.data, "max_images_per_prompt", 0):
         found.append("images in prompts are not supported together with turn-level advantages or a PRM")
-    found += advantage_problems(args)
+    found += _packing_problems(args) + advantage_problems(args)
     if args.prm.model_name_or_path:
         found += _colocation_problems(args) + _prm_problems(args, ours)
     found += _prover_problems(args)
     return found + _critic_problems(args)
+
+
+def _packing_problems(args: Any) -> list[str]:
+    """The host packs sequences by flash attention alone, and says so when the models are there."""
+    asked = [
+        f
+        for f, on in (("--ds.packing_samples", args.ds.packing_samples), ("--train.dynamic_batch_enable", args.train.dynamic_batch_enable))
+        if on
+    ]
+    if not asked or importlib.util.find_spec("flash_attn") is not None:
+        return []
+    return [f"{' and '.join(asked)} needs flash-attn, which is not installed (it runs on GPUs only); leave it out"]
 
 
 def unread_delimiters(args: Any, ours: bool) -> list[str]:

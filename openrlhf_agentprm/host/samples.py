@@ -49,20 +49,28 @@ def attach_turns(args: Any, response: dict[str, Any], experience: Any) -> Any:
     if delimiters := getattr(args.agentprm, "step_delimiters", ()):
         spans, turn_rewards = divided(spans, turn_rewards, experience.sequences[0].tolist(), delimiters)
     numbers = turn_numbers(spans, length)[None]
-    rewards, valid = torch.zeros(numbers.shape), torch.zeros(numbers.shape)
-    of_ranges = dict(zip(map(tuple, ranges), response.get("valid_actions") or [], strict=False))
+    rewards, valid, began, ended = (torch.zeros(numbers.shape) for _ in range(4))
     for (start, end), reward in zip(spans, turn_rewards, strict=True):
+        turn = next((k for k, (a, b) in enumerate(ranges) if a <= start and end <= b), -1)
         rewards[0, start - 1] = reward
-        valid[0, start - 1] = next((told for (a, b), told in of_ranges.items() if a <= start and end <= b), True)
+        valid[0, start - 1] = _told(response, "valid_actions", turn, True)
+        began[0, start - 1], ended[0, start - 1] = (v + 1 for v in _told(response, "policy_versions", turn, (-1, -1)))
     ending = Ending.of(response.get("status"))
     experience.turn_numbers = numbers
     experience.turn_rewards = rewards
     experience.turn_valid = valid
+    experience.turn_began, experience.turn_ended = began, ended
     experience.ending = torch.tensor([int(ending)])
     if ending in BROKEN:  # a placeholder: no token of it counts
         experience.turn_numbers = torch.zeros_like(numbers)
         experience.action_mask = torch.zeros_like(experience.action_mask)
     return experience
+
+
+def _told(response: dict[str, Any], name: str, turn: int, otherwise: Any) -> Any:
+    """What an executor tells of a turn; agents written for the host tell nothing."""
+    told = response.get(name)
+    return told[turn] if told and 0 <= turn < len(told) else otherwise
 
 
 def turns_with_tokens(ranges: Sequence[Span], rewards: Sequence[float], length: int) -> tuple[list[Span], list[float]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from ..core import metrics
@@ -47,3 +50,18 @@ def _score_metrics(batch: TurnBatch, valid_B: torch.Tensor) -> dict[str, float]:
     if correlation == correlation:
         found["prm/outcome_correlation"] = correlation
     return found
+
+
+def version_metrics(experiences: Sequence[Any]) -> dict[str, float]:
+    """The oldest and the newest policy version that sampled a turn, and the share of turns that more than one sampled; nothing where none is told."""
+    began_N, ended_N = (torch.cat([getattr(e, name).flatten() for e in experiences]) for name in ("turn_began", "turn_ended"))
+    told_N = began_N > 0
+    if not bool(told_N.any()):
+        return {}
+    began_N, ended_N = began_N[told_N], ended_N[told_N]
+    mixed = float((began_N != ended_N).float().mean())
+    return {
+        "turns/policy_version_first": float(began_N.min()) - 1,
+        "turns/policy_version_last": float(ended_N.max()) - 1,
+        "turns/mixed_versions": mixed,
+    }

@@ -69,3 +69,20 @@ def test_a_prm_behind_a_url_pays_by_its_lowest_score(tiny, prm, tmp_path):  # no
     for status in found.values():
         assert math.isfinite(status["policy_loss"]) and 0 < status["process/reward_mean"] < 1, "preferences are between 0 and 1"
         assert "prm/promise_turn1" in status
+
+
+def test_no_turn_is_lost_across_weight_updates_and_each_knows_its_versions(tiny, prm, tmp_path):  # noqa: F811
+    """Partial rollouts: generation is paused for new weights in the middle of episodes, and goes on."""
+    found, _ = ppo(
+        *GAME, "--env.num_tasks", 48, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", prm,
+        "--algo.advantage.estimator", "outcome", "--algo.advantage.process_reward", "delta", "--algo.advantage.baseline", "reinforce_baseline",
+        "--train.async_enable", "--train.partial_rollout_enable", "--train.async_queue_size", 2, "--ckpt.output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert sorted(found) == [1, 2, 3, 4, 5, 6]
+    for step, status in found.items():
+        assert status["turns/per_episode"] == pytest.approx(status["turns"]), "what the environments played is what is trained on"
+        assert sum(v for k, v in status.items() if k.startswith("status/")) == 16 == status["rollout/num_samples"]
+        assert 0 <= status["turns/policy_version_first"] <= status["turns/policy_version_last"] <= step - 1
+        assert 0 <= status["turns/mixed_versions"] <= 1 and math.isfinite(status["policy_loss"])
+    newest = [found[step]["turns/policy_version_last"] for step in sorted(found)]
+    assert newest == sorted(newest) and newest[-1] >= 2, "weights reach the engine while it plays"
