@@ -11,6 +11,7 @@ from ..core.errors import UserError
 from ..data.steps import Delimiters
 from ..rollout.config import plain
 from .advantage_flags import advantage_problems, needs_critic
+from .cpu import has_cuda
 
 if TYPE_CHECKING:
     from ..prm.record import Record
@@ -29,6 +30,10 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append("a PRM cannot be sharded by --ds.ring_attn_size yet")
     if getattr(args.data, "max_images_per_prompt", 0):
         found.append("images in prompts are not supported together with turn-level advantages or a PRM")
+    if args.ds.lora.rank:
+        found.append("--ds.lora.rank: the host sends adapters to vLLM under names that vLLM does not know, and stops at the first update; leave it out")
+    if args.vllm.enable_sleep and not has_cuda():
+        found.append("--vllm.enable_sleep: vLLM puts an engine to sleep on GPUs only; leave it out")
     found += _packing_problems(args) + advantage_problems(args)
     if args.prm.model_name_or_path:
         found += _colocation_problems(args) + _prm_problems(args, ours)
