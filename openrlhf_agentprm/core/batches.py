@@ -59,3 +59,4 @@ class ProcessScores:
 
     q_BK: torch.Tensor
     v_BK: torch.Tensor
+    disagreement_BK: torch.Tensor | None = None  # standard deviation of Q over an ensemble's members

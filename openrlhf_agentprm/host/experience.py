@@ -53,13 +53,33 @@ def dispatch_prm(maker: Any, samples_list: Experiences) -> list[Any] | None:
     return refs
 
 
+def scores_of(args: Any, group: Any, samples: Experiences) -> list[tuple[torch.Tensor, ...]]:
+    """Scores of single samples, without a rollout around them: of each what `score_turns` gives for it."""
+    import ray
+
+    workers = args.prm.num_nodes * args.prm.num_gpus_per_node
+    duplicates = args.ds.ring_attn_size * args.ds.tensor_parallel_size
+    size = max(1, min(args.rollout.micro_batch_size, len(samples) * duplicates // workers))
+    dealt = [samples[i : i + size] for i in range(0, len(samples), size)]
+    dealt += [dealt[0]] * (workers // duplicates - len(dealt))  # every worker wants a part
+    names = ("sequences", "attention_mask", "turn_numbers")
+    refs = group.async_run_method_batch(
+        method_name="score_turns", **{name: [_stack([getattr(s, name) for s in part], 0) for part in dealt] for name in names}
+    )
+    parts = itertools.chain.from_iterable(ray.get(refs)[::duplicates])
+    ray.get(group.async_run_method(method_name="empty_cache"))
+    return [tuple(x_BK[row : row + 1] for x_BK in scores) for scores in parts for row in range(len(scores[0]))][: len(samples)]
+
+
 def attach_scores(maker: Any, samples_list: Experiences, refs: list[Any] | None) -> None:
     """Keep the scores for the estimator, and make the metrics of placeholders count for nothing."""
     if refs is not None:
         started = time.monotonic()
         duplicates = maker.args.ds.ring_attn_size * maker.args.ds.tensor_parallel_size
-        for samples, (q_BK, v_BK) in zip(samples_list, maker._flatten_results(refs, duplicates), strict=True):
+        scores = maker._flatten_results(refs, duplicates)
+        for samples, (q_BK, v_BK, *_) in zip(samples_list, scores, strict=True):
             samples.prm_scores = (q_BK, v_BK)
+        maker.disagreements = [disagreement_BK for _, _, disagreement_BK in scores]
         maker.turn_metrics["agentprm/time_prm_s"] += time.monotonic() - started
     if any_broken(samples_list):
         _fill_broken_metrics(samples_list)
@@ -76,7 +96,12 @@ def turns_of(maker: Any, experiences: Experiences) -> TurnBatch | None:
         return None
     started = time.monotonic()
     batch = turn_batch(args, experiences)
-    maker.turn_metrics |= turn_metrics(batch, torch.cat([e.ending for e in experiences]))
+    ending_B = torch.cat([e.ending for e in experiences])
+    maker.turn_metrics |= turn_metrics(batch, ending_B)
+    if (watcher := getattr(maker, "watcher", None)) is not None:
+        tokens_BT = _stack([e.sequences[:, 1:] for e in experiences], 0)
+        known = [x_BK for x_BK in getattr(maker, "disagreements", ()) if x_BK is not None]
+        watcher.see_batch(batch, tokens_BT, ending_B, _stack(known, 0.0, batch.mask_BK.shape[1]) if known else None)
     for experience in experiences:
         if hasattr(experience, "prm_scores"):
             del experience.prm_scores

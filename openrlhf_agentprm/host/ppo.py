@@ -14,6 +14,7 @@ from ..core.errors import UserError
 from ..core.registry import ADVANTAGES, REWARD_MODELS
 from ..prm.step_flags import add_step_flags
 from ..rollout.config import EnvConfig, add_env_flags, check_context, json_object, plain
+from .monitor_flags import add_monitor_flags, monitor_problems, settle_monitors
 from .ppo_checks import estimators as estimators  # these two are called from the patched command line
 from .ppo_checks import needs_critic as needs_critic
 from .ppo_checks import problems_of_run, step_delimiters, unread_delimiters
@@ -33,6 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     prm.add_argument("--prm.num_gpus_per_node", type=int, default=1, help="GPUs a node of its worker group")
     prm.add_argument("--prm.param_dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="dtype of its backbone; the head is fp32")
     add_step_flags(prm)
+    add_monitor_flags(parser.add_argument_group("monitors"))
     own = parser.add_argument_group("turn-level advantages (turn_gae, token_gae, progress)")
     add = own.add_argument
     add(
@@ -81,7 +83,7 @@ def prepare(args: Any) -> None:
     ours = args.algo.advantage.estimator in estimators()
     args.agentprm = SimpleNamespace(on=bool(ours or args.env.name or args.prm.model_name_or_path))
     problems = problems_of_run(args, ours) if args.agentprm.on else []
-    if problems := problems + unread_delimiters(args, ours):
+    if problems := problems + unread_delimiters(args, ours) + monitor_problems(args, ours):
         raise UserError(problems)
     if not args.agentprm.on:
         return
@@ -89,6 +91,7 @@ def prepare(args: Any) -> None:
     if args.env.name:
         args.train.agent_func_path = str(Path(__file__).with_name("executor.py"))
         _write_datasets(args)
+    settle_monitors(args)
 
 
 def estimator_options(args: Any, kl_coef: float) -> dict[str, Any]:

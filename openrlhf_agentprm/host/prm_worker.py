@@ -25,8 +25,8 @@ class PRMModelActor(BaseModelActor):
 
     def score_turns(
         self, sequences: torch.Tensor, attention_mask: torch.Tensor, turn_numbers: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Q and V of every turn of a micro-batch; (B, K) float32 on the CPU."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Q and V of every turn of a micro-batch and, of an ensemble, how far its members disagree; (B, K) float32 on the CPU."""
         positions = turn_positions(spans_from_turn_numbers(turn_numbers))
         scores = self.prm.score(ScoreBatch(sequences, attention_mask, positions))
-        return scores.q_BK, scores.v_BK
+        return scores.q_BK, scores.v_BK, scores.disagreement_BK
