@@ -1,0 +1,76 @@
+"""PPO on the counting game with a PRM that pays for repeating oneself: a policy to start from, a run, what its monitors wrote."""
+
+import json
+from pathlib import Path
+
+import torch
+from launching import module
+
+from openrlhf_agentprm.data.store import EpisodeStore
+
+PAYS = {  # what the flaw can earn in an episode, and the flags that ask for it; one line a form
+    "sum": ["--algo.advantage.process_reward", "promise"],  # as much as there are turns
+    "progress": ["--algo.advantage.process_reward", "progress", "--algo.advantage.force_enable"],  # at most the last score, 1
+    "outcome": ["--algo.advantage.process_reward", "none"],
+}
+_RUN = [
+    "--env.name", "thirdparty_count", "--env.max_turns", 6, "--env.max_tokens_per_turn", 4, "--env.num_workers", 8, "--data.max_len", 96,
+    "--prm.name", "thirdparty_repeats", "--prm.model_name_or_path", "nowhere", "--algo.advantage.estimator", "turn_gae",
+    "--algo.advantage.values", "prm", "--algo.advantage.lambd", 1, "--algo.kl.init_coef", 0, "--actor.num_gpus_per_node", 1,
+    "--ref.num_gpus_per_node", 1, "--critic.num_gpus_per_node", 1, "--vllm.num_engines", 1, "--vllm.enforce_eager",
+    "--vllm.gpu_memory_utilization", 0.05, "--vllm.sync_backend", "gloo", "--rollout.batch_size", 16, "--rollout.n_samples_per_prompt", 8,
+    "--rollout.micro_batch_size", 64, "--train.batch_size", 128, "--train.micro_batch_size", 64, "--ds.zero_stage", 0,
+    "--ds.attn_implementation", "sdpa",
+]  # fmt: skip
+
+
+def gamed(policy, folder, *flags, steps, **kwargs):
+    """A watched run of so many steps of 128 episodes; the rows of its `monitor.jsonl` by kind, and its output."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    line = [
+        "--actor.model_name_or_path",
+        policy,
+        "--env.num_tasks",
+        16 * steps,
+        "--ckpt.output_dir",
+        folder,
+        "--ckpt.path",
+        Path(folder) / "state",
+    ]
+    done = module("train_ppo_ray", *_RUN, *line, *flags, timeout=1800, **kwargs)
+    rows = {"training": [], "held_out": [], "alarm": []}
+    for row in map(json.loads, (Path(folder) / "monitor.jsonl").read_text().splitlines()):
+        rows[row["kind"]].append(row)
+    return rows, done.stdout + done.stderr
+
+
+def success(rows, step, reach=1):
+    """Mean success of training batches at most `reach` steps away, 384 episodes with reach 1."""
+    near = [row["success"] for row in rows["training"] if abs(row["step"] - step) <= reach]
+    return sum(near) / len(near)
+
+
+def imitate(start, store, folder, *, epochs=6, lr=3e-3, seed=0):
+    """A copy of a policy, trained on the actions of a store's episodes."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from openrlhf_agentprm.agents.tiny import save_policy
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(start), AutoTokenizer.from_pretrained(start)
+    episodes = list(EpisodeStore(store).episodes())
+    width = max(len(e.token_ids) for e in episodes)
+    ids, labels = torch.zeros(len(episodes), width, dtype=torch.long), torch.full((len(episodes), width), -100)
+    for row, episode in enumerate(episodes):
+        ids[row, : len(episode.token_ids)] = torch.tensor(episode.token_ids)
+        for turn in episode.turns:
+            labels[row, turn.action_start : turn.action_end] = ids[row, turn.action_start : turn.action_end]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    shuffle = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(episodes), generator=shuffle).split(16):
+            loss = model(input_ids=ids[rows], labels=labels[rows]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    save_policy(model, tokenizer, folder)
+    return float(loss.detach())
