@@ -53,24 +53,6 @@ def dispatch_prm(maker: Any, samples_list: Experiences) -> list[Any] | None:
     return refs
 
 
-def scores_of(args: Any, group: Any, samples: Experiences) -> list[tuple[torch.Tensor, ...]]:
-    """Scores of single samples, without a rollout around them: of each what `score_turns` gives for it."""
-    import ray
-
-    workers = args.prm.num_nodes * args.prm.num_gpus_per_node
-    duplicates = args.ds.ring_attn_size * args.ds.tensor_parallel_size
-    size = max(1, min(args.rollout.micro_batch_size, len(samples) * duplicates // workers))
-    dealt = [samples[i : i + size] for i in range(0, len(samples), size)]
-    dealt += [dealt[0]] * (workers // duplicates - len(dealt))  # every worker wants a part
-    names = ("sequences", "attention_mask", "turn_numbers")
-    refs = group.async_run_method_batch(
-        method_name="score_turns", **{name: [_stack([getattr(s, name) for s in part], 0) for part in dealt] for name in names}
-    )
-    parts = itertools.chain.from_iterable(ray.get(refs)[::duplicates])
-    ray.get(group.async_run_method(method_name="empty_cache"))
-    return [tuple(x_BK[row : row + 1] for x_BK in scores) for scores in parts for row in range(len(scores[0]))][: len(samples)]
-
-
 def attach_scores(maker: Any, samples_list: Experiences, refs: list[Any] | None) -> None:
     """Keep the scores for the estimator, and make the metrics of placeholders count for nothing."""
     if refs is not None:

@@ -9,8 +9,8 @@ import torch
 
 from openrlhf_agentprm.core.batches import TurnBatch
 from openrlhf_agentprm.core.estimators import turn_gae
-from openrlhf_agentprm.host.monitors import FILE, Watcher, paid
 from openrlhf_agentprm.host.samples import Ending
+from openrlhf_agentprm.host.watcher import FILE, Watcher, paid
 
 
 def arguments(folder, early_stop="none", process_reward="promise", estimator="turn_gae", reference=None):
@@ -95,7 +95,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
 
 def test_scores_are_compared_with_those_of_the_prms_record(tmp_path, caplog):
     told = "they are compared with those of the first batch"
-    logging.getLogger("openrlhf_agentprm.host.monitors").addHandler(caplog.handler)
+    logging.getLogger("openrlhf_agentprm.host.watcher").addHandler(caplog.handler)
     see(Watcher(arguments(tmp_path)), 1, 0.5)
     assert told in caplog.text
     caplog.clear()
