@@ -25,8 +25,8 @@ _RUN = [
 
 
 def gamed(policy, folder, *flags, steps, **kwargs):
-    """A watched run of so many steps of 128 episodes; the rows of its `monitor.jsonl` by kind, and its output."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    """A watched run of so many steps of 128 episodes; the rows of its `monitor.jsonl`, and its output."""
+    folder = Path(folder)
     line = [
         "--actor.model_name_or_path",
         policy,
@@ -35,13 +35,18 @@ def gamed(policy, folder, *flags, steps, **kwargs):
         "--ckpt.output_dir",
         folder,
         "--ckpt.path",
-        Path(folder) / "state",
+        folder / "state",
     ]
     done = module("train_ppo_ray", *_RUN, *line, *flags, timeout=1800, **kwargs)
+    return rows_of(folder), done.stdout + done.stderr
+
+
+def rows_of(folder):
+    """What a watched run wrote, by kind."""
     rows = {"training": [], "held_out": [], "alarm": []}
     for row in map(json.loads, (Path(folder) / "monitor.jsonl").read_text().splitlines()):
         rows[row["kind"]].append(row)
-    return rows, done.stdout + done.stderr
+    return rows
 
 
 def success(rows, step, reach=1):
