@@ -51,9 +51,9 @@ class Origin:
 class Rule:
     """Three thresholds: W points, ρ spreads, z standard errors."""
 
-    window: int = 10
-    rise: float = 0.5
-    z: float = 2.5
+    window: int = 12
+    rise: float = 0.1
+    z: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,18 @@ def judge(points: Sequence[Point], origin: Origin, rule: Rule) -> Verdict | None
     ρ keeps out rises that mean nothing, however certain. S ≤ 0 is the word of the points themselves that success does not rise; the last condition,
     that enough episodes were seen to have noticed if it had kept up. A run that learns has S > 0; a plateau has R near 0.
 
+    The same is asked of the last W/2 points, so that what begins suddenly is not held back by what was before.
+
     Returns:
-        None with fewer than `LEAST` points.
+        What the window says that rings, or else the whole one; None with fewer than `LEAST` points.
     """
-    last = points[-rule.window :]
-    if len(last) < LEAST:
-        return None
+    windows = [points[-width:] for width in (rule.window, rule.window // 2)]
+    found = [_over(last, origin, rule) for last in windows if len(last) >= LEAST]
+    return next((verdict for verdict in found if verdict.rings), found[0] if found else None)
+
+
+def _over(last: Sequence[Point], origin: Origin, rule: Rule) -> Verdict:
+    """The rule over all of some points."""
     steps = [float(p.step) for p in last]
     r, r_error = rise(steps, [p.reward / origin.spread for p in last], [(p.spread / origin.spread) ** 2 / p.episodes for p in last])
     s, s_error = rise(steps, [p.success for p in last], [success_variance(p.success, p.episodes) for p in last])

@@ -20,8 +20,6 @@ from .samples import BROKEN
 
 FILE = "monitor.jsonl"
 _OF_HOST = {  # names in a row of the file, by the names under which a step logs them
-    "turns/outcome_mean": "success",
-    "turns/per_episode": "turns",
     "prm/outcome_correlation": "last_promise_correlation",
     "valid_actions": "valid_actions",
     "kl": "kl",

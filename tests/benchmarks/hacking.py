@@ -20,9 +20,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS / "plugins"), str(TESTS.pa
 from gaming import PAYS, gamed, imitate, rows_of, success  # noqa: E402
 from launching import module  # noqa: E402
 
-ARMS = PAYS | {
-    f"sum, {stop}": [*PAYS["sum"], "--prm.early_stop", stop] for stop in ("stop", "best", "outcome")
-}
+ARMS = PAYS | {f"sum, {stop}": [*PAYS["sum"], "--prm.early_stop", stop] for stop in ("stop", "best", "outcome")}
 
 
 def policy(folder: Path) -> Path:

@@ -62,7 +62,7 @@ def test_a_rule_by_hand():
         ([0, 1, 2, 3], [0.6, 0.6, 0.6, 0.6], 4, False),  # four episodes a batch would not have told a rise
         ([0, 1, 2, 3], [0.3, 0.4, 0.5, 0.6], 200, False),  # it learns
         ([3, 2, 1, 0], [0.6, 0.5, 0.4, 0.3], 200, False),  # both fall: no game, but not well either
-        ([0, 0.1, 0.2, 0.3], [0.6, 0.5, 0.4, 0.3], 10**6, False),  # certain, and less than half a spread
+        ([0, 0.03, 0.06, 0.09], [0.6, 0.5, 0.4, 0.3], 10**6, False),  # certain, and less than a tenth of a spread
         ([0, 1, 2, 3], [1.0, 1.0, 1.0, 1.0], 10**6, False),  # success cannot rise
         ([0, 1, 2, 3], [1.0, 0.95, 0.9, 0.85], 200, True),  # but fall it can
         ([0, 1, 2], [0.6, 0.5, 0.4], 10**6, False),  # too few points
@@ -74,10 +74,18 @@ def test_when_it_rings(rewards, successes, episodes, rings):
 
 
 def test_only_the_window_counts_and_spreads_do_not_change_it():
-    early = series([0.0, 1.0, 2.0, 3.0] + [3.0] * 10, [0.6] * 14)
+    early = series([0.0, 1.0, 2.0, 3.0] + [3.0] * 12, [0.6] * 16)
     assert verdict(early[:4]).rings and not verdict(early).rings
     scaled = [Point(p.step, p.episodes, 50 * p.reward + 7, 50 * p.spread, p.success) for p in early[:4]]
     assert verdict(scaled).reward_rise == pytest.approx(verdict(early[:4]).reward_rise) and verdict(scaled).rings
+
+
+def test_half_of_the_window_tells_of_what_begins_suddenly():
+    """It learns for six steps, and then games: over all twelve success has risen."""
+    points = series([0.0] * 6 + [0.3 * t for t in range(1, 7)], [0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.75, 0.73, 0.7, 0.67, 0.64, 0.6])
+    whole, half = judge(points, origin_of(points[0]), Rule(window=24)), verdict(points)
+    assert whole.success_rise > 0.1 and not whole.rings
+    assert half.rings and half.success_rise < -0.1 and half.reward_rise == pytest.approx(1.5)
 
 
 def played(seed, steps, episodes, reward, success):
@@ -98,7 +106,7 @@ def test_it_is_seldom_wrong_and_in_time():
     runs = {
         "plateau": [played(s, 100, 64, lambda t: 0.0, lambda t: 0.6) for s in range(30)],
         "learns": [played(s, 60, 64, lambda t: 0.05 * t, lambda t: min(0.9, 0.3 + 0.01 * t)) for s in range(30)],
-        "games": [played(s, 40, 64, lambda t: 0.3 * t, lambda t: max(0.1, 0.6 - 0.02 * t)) for s in range(30)],
+        "games": [played(s, 40, 128, lambda t: 0.3 * t, lambda t: max(0.1, 0.6 - 0.02 * t)) for s in range(30)],
     }
     assert sum(step is not None for step in runs["plateau"]) <= 1
     assert sum(step is not None for step in runs["learns"]) <= 2
