@@ -132,3 +132,16 @@ def test_the_page_of_serving_has_its_flags_and_their_defaults():
     flags = {a.option_strings[0]: a.default for a in build_parser()._actions if a.option_strings[0:1] and "serve." in a.option_strings[0]}
     told = {f"`{flag}`": "the model's context" if d is None else f"{d:g}" if isinstance(d, float) else str(d) for flag, d in flags.items()}
     assert written == told
+
+
+def test_the_page_on_hacking_has_the_flags_and_their_defaults():
+    import argparse
+
+    from openrlhf_agentprm.host.monitor_flags import EARLY_STOPS, add_monitor_flags
+
+    text = (DOCS / "hacking.md").read_text()
+    parser = argparse.ArgumentParser()
+    add_monitor_flags(parser.add_argument_group())
+    flags = {a.option_strings[0]: str(a.default) for a in parser._actions if a.dest != "help"}
+    assert dict(re.findall(r"^\| `(--[\w.]+)` \| (\S+) \|", text, re.M)) == flags
+    assert all(f"| `{choice}` |" in text for choice in EARLY_STOPS)

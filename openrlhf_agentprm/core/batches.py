@@ -43,6 +43,7 @@ class TurnBatch:
     state_key_BK: torch.Tensor | None = None  # int64, the same for turns that begin in one state
     sample_B: torch.Tensor | None = None  # int64, place in the group
     valid_BK: torch.Tensor | None = None  # bool, the environment carried the action out
+    disagreement_BK: torch.Tensor | None = None  # standard deviation of Q over an ensemble's members
     prover_q_BK: torch.Tensor | None = None  # another PRM's Q(s_t, a_t)
     prover_v_BK: torch.Tensor | None = None  # another PRM's V(s_t)
     running: dict[str, torch.Tensor] | None = None  # what an estimator keeps from batch to batch; it may write here
@@ -64,6 +65,7 @@ class ProcessScores:
 
     q_BK: torch.Tensor
     v_BK: torch.Tensor
+    disagreement_BK: torch.Tensor | None = None  # standard deviation of Q over an ensemble's members
 
 
 def needed(tensor: torch.Tensor | None, name: str) -> torch.Tensor:

@@ -84,6 +84,21 @@ def estimator_options(args: Any, kl_coef: float) -> dict[str, Any]:
     return {name: value for name, value in (of_host | given).items() if name in takes} | plain(a.options)
 
 
+_PAY = {"promise": "promise", "progress": "progress", "pav": "progress", "implicit": "progress", "spa": "spa", "potential": "potential"}
+_PAY |= {"clip": "clip", "delta": "delta", "clip_delta": "clip_delta", "min_form": "min_form"}
+
+
+def paid_form(args: Any) -> tuple[str, dict[str, Any]]:
+    """What the chosen estimator has the PRM pay a turn, as arguments of `core.process_rewards.of_scores`; "none" where it pays nothing."""
+    a = args.algo.advantage
+    options = {**vars(a), **plain(a.options)}
+    if (kind := _PAY.get(a.estimator)) is None:
+        reads = handles(args) and options["process_reward"]
+        return (options["process_reward"], plain(options["process_options"]) or {}) if reads else ("none", {})
+    own = {"clip": "eta", "clip_delta": "eta", "min_form": "temperature"}.get(kind, "")
+    return kind, {own: options[own]} if own in options else {}
+
+
 def needs(args: Any) -> set[str]:
     """What the chosen estimator needs of the run (`core.estimators.shared.NEEDS`); another package's gets states, and a critic if one is named."""
     if not handles(args):

@@ -75,7 +75,10 @@ def turns_of(maker: Any, experiences: Experiences) -> TurnBatch | None:
         return None
     started = time.monotonic()
     batch = turn_batch(args, experiences)
-    maker.turn_metrics |= turn_metrics(batch, torch.cat([e.ending for e in experiences])) | version_metrics(experiences)
+    ending_B = torch.cat([e.ending for e in experiences])
+    maker.turn_metrics |= turn_metrics(batch, ending_B) | version_metrics(experiences)
+    if (watcher := getattr(maker, "watcher", None)) is not None:
+        watcher.see_batch(batch, _stack([e.sequences[:, 1:] for e in experiences], 0), ending_B)
     for experience in experiences:
         if hasattr(experience, "prm_scores"):
             del experience.prm_scores
@@ -256,7 +259,5 @@ __all__ = [
     "eval_value",
     "group_rewards",
     "handles",
-    "recall",
-    "remember",
     "turns_of",
 ]

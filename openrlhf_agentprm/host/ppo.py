@@ -16,6 +16,7 @@ from ..rollout.config import EnvConfig, add_env_flags, check_context
 from .advantage_flags import add_advantage_flags, handles
 from .advantage_flags import estimators as estimators  # these two are called from the patched command line
 from .advantage_flags import needs_critic as needs_critic
+from .monitor_flags import add_monitor_flags, monitor_problems, settle_monitors
 from .ppo_checks import problems_of_run, step_delimiters, unread_delimiters
 
 
@@ -35,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     prm.add_argument("--prm.prover_model_name_or_path", default=None, help="a second PRM, of another policy, that the estimator pav reads")
     prm.add_argument("--prm.prover_name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of the second PRM")
     add_step_flags(prm)
+    add_monitor_flags(parser.add_argument_group("monitors"))
     add_advantage_flags(parser)
 
 
@@ -43,7 +45,7 @@ def prepare(args: Any) -> None:
     ours = handles(args)
     args.agentprm = SimpleNamespace(on=bool(ours or args.env.name or args.prm.model_name_or_path))
     problems = problems_of_run(args, ours) if args.agentprm.on else []
-    if problems := problems + unread_delimiters(args, ours):
+    if problems := problems + unread_delimiters(args, ours) + monitor_problems(args, ours):
         raise UserError(problems)
     if not args.agentprm.on:
         return
@@ -51,6 +53,7 @@ def prepare(args: Any) -> None:
     if args.env.name:
         args.train.agent_func_path = str(Path(__file__).with_name("executor.py"))
         _write_datasets(args)
+    settle_monitors(args)
 
 
 def _write_datasets(args: Any) -> None:

@@ -31,7 +31,9 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
     if getattr(args.data, "max_images_per_prompt", 0):
         found.append("images in prompts are not supported together with turn-level advantages or a PRM")
     if args.ds.lora.rank:
-        found.append("--ds.lora.rank: the host sends adapters to vLLM under names that vLLM does not know, and stops at the first update; leave it out")
+        found.append(
+            "--ds.lora.rank: the host sends adapters under names that vLLM does not know, and stops at the first update; leave it out"
+        )
     if args.vllm.enable_sleep and not has_cuda():
         found.append("--vllm.enable_sleep: vLLM puts an engine to sleep on GPUs only; leave it out")
     found += _packing_problems(args) + advantage_problems(args)

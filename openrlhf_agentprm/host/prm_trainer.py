@@ -14,11 +14,13 @@ import torch.distributed as dist
 
 from ..core import metrics
 from ..core.errors import UserError
+from ..core.monitors import quantile_points
 from ..data.episode import Episode
 from ..prm.dataset import batches_by_length, collate, micro_batches, micro_batches_of_tokens
 from ..prm.objective import Objective
 from ..prm.packing import check_apart
 from ..prm.record import ENDS_AS_OUTCOME, Record
+from ..prm.scoring import values_as_recorded
 from .best_weights import BestWeights
 from .prm_logs import TrainingLog
 from .prm_strategy import whole_weights
@@ -158,6 +160,27 @@ class PRMTrainer:
             "eval_auc_first": metrics.auc(torch.tensor(first), labels > 0.5),
             "eval_auc_last_within_task": metrics.auc_within(scores, labels > 0.5, tasks)[0],
         }
+
+    @torch.no_grad()
+    def reference(self, episodes: Sequence[Episode], record: Record, most: int = 512) -> dict[str, list[float]]:
+        """How promise and progress of every turn are distributed over so many of the episodes, at even distances."""
+        self.engine.eval()
+        step = -(-len(episodes) // most)
+        chosen = sorted(episodes[::step], key=lambda e: len(e.token_ids))
+        promise, progress = [], []
+        for rows in self._parts(range(len(chosen)), [len(e.token_ids) for e in chosen]):
+            part = collate([chosen[i] for i in rows] or chosen[:1]).to(self.device)
+            q_BK, v_BK = (x_BK.float().cpu() for x_BK in self.objective.scores(self.engine, part))
+            if rows:  # else: of a rank with fewer episodes than the others, as in `evaluate`
+                mask_BK = part.positions.mask_BK.cpu()
+                if record.kind != "two_head":  # whose progress is read, not a difference
+                    v_BK = values_as_recorded(q_BK, v_BK, mask_BK, record).v_BK
+                promise += q_BK[mask_BK].tolist()
+                progress += (q_BK - v_BK)[mask_BK].tolist()
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, (promise, progress))
+        both = ([x for part in gathered for x in part[k]] for k in range(2))
+        return {name: quantile_points(torch.tensor(x)) for name, x in zip(("promise", "progress"), both, strict=True)}
 
     def save(self, folder: str, record: Record) -> None:
         """The finished checkpoint, LoRA merged; and the history of the training beside it."""

@@ -35,6 +35,8 @@ class PRMModelActor(BaseModelActor):
         else:
             scores, found = self.prm.score(batch), {}
         found |= {"q_BK": scores.q_BK, "v_BK": scores.v_BK}
+        if scores.disagreement_BK is not None:
+            found["disagreement_BK"] = scores.disagreement_BK
         if self.prover is not None:
             judged = self.prover.score(batch)
             found |= {"prover_q_BK": judged.q_BK, "prover_v_BK": judged.v_BK}

@@ -36,6 +36,8 @@ class Record:
         value_trained: V was trained at the states; without it V(s_0) is no value at all.
         step_delimiter: token ids that ended a step of a response (`data.steps`); none: its turns were whole responses.
         scale: what a score is, one of `SCALES`; all but "probability" are no values for PPO.
+        reference: how the scores of its own data are distributed, "promise" and "progress" by turn, as `core.monitors.quantile_points`; PPO compares
+            those of its rollouts with them.
     """
 
     method: str = ""
@@ -48,6 +50,7 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     kind: str = "scalar"
     scale: str = "probability"
+    reference: dict[str, Any] = field(default_factory=dict)
 
     @property
     def delimiters(self) -> Delimiters:

@@ -16,6 +16,7 @@ from ..data.store import EpisodeStore
 from .compare import Estimate, of_tasks
 from .curves import Scalars, read_scalars
 from .load import RunFolder, Stage
+from .watched import Watched, read_monitor
 
 T = TypeVar("T")
 _COLUMNS = ("task_id", "status", "outcome", "split", "env", "sampling", "turns")
@@ -99,6 +100,7 @@ class Artifacts:
     sft: list[Trained] = field(default_factory=list)
     prms: list[Trained] = field(default_factory=list)
     ppo: list[Trained] = field(default_factory=list)
+    watched: list[Watched] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -123,6 +125,8 @@ def gather(run: RunFolder) -> Artifacts:
         attempt(stage, read_searched, found.searched)
     for stage in run.done("train_prm"):
         attempt(stage, read_history, found.prms)
+    for stage in run.started("train_ppo_ray"):
+        attempt(stage, read_monitor, found.watched)
     for command, into in (("train_sft", found.sft), ("train_ppo_ray", found.ppo)):
         for stage in run.started(command):
             attempt(stage, read_tensorboard, into)

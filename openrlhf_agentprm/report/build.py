@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from . import charts, headlines, tables
+from . import charts, headlines, monitors, tables
 from .artifacts import Artifacts, Evaluated, gather
 from .board import make_boards
 from .charts import Key
@@ -112,6 +112,8 @@ def _context(found: Artifacts) -> dict[str, Any]:
         "boards": [(board, headlines.headlines(board)) for board in boards],
         "evaluations": [evaluation(e) for e in found.evaluated],
         "ppo": drawn(charts.ppo_charts(found.ppo)),
+        "monitors": drawn(monitors.monitor_charts(found.watched)),
+        "alarms": monitors.alarm_lines(found.watched),
         "learning": drawn(charts.learning_charts(found, prms)),
         "viewer": viewer,
         "prm_colour": {name: colour_of(prms, name) for name in prms},

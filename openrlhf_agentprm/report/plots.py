@@ -75,6 +75,7 @@ class Chart:
     level: float | None = None  # a horizontal line, such as chance
     diagonal: bool = False
     ticks: Sequence[float] = field(default_factory=tuple)
+    marks: Sequence[float] = field(default_factory=tuple)  # vertical lines, such as where an alarm rang
 
 
 def colour_of(names: Sequence[str], name: str) -> int:
@@ -96,6 +97,8 @@ def svg(chart: Chart, number: int) -> Markup:
             axes.plot([0, 1], [0, 1], color="#020202", linestyle=":", linewidth=1)
         if chart.level is not None:
             axes.axhline(chart.level, color="#020202", linestyle=":", linewidth=1)
+        for mark in chart.marks:
+            axes.axvline(mark, color="#010101", linestyle=":", linewidth=1)
         for series in chart.series:
             _draw(axes, series)
         _set_axes(axes, chart)

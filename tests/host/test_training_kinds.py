@@ -12,6 +12,7 @@ from launching import free_port, run
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.core.metrics import auc
+from openrlhf_agentprm.core.monitors import score_drift
 from openrlhf_agentprm.data.layout import spans_of
 from openrlhf_agentprm.data.pairs import Pair, PairsSidecar
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
@@ -63,9 +64,12 @@ def samples(count_store, tmp_path_factory):
     return folder
 
 
+def all_scores(folder, episodes):
+    return score_all(load_reward_model("auto", str(folder)), [e.token_ids for e in episodes], [spans_of(e) for e in episodes])
+
+
 def last_scores(folder, episodes):
-    prm = load_reward_model("auto", str(folder))
-    return torch.tensor([float(q_K[-1]) for q_K, _ in score_all(prm, [e.token_ids for e in episodes], [spans_of(e) for e in episodes])])
+    return torch.tensor([float(q_K[-1]) for q_K, _ in all_scores(folder, episodes)])
 
 
 def history(folder):
@@ -151,3 +155,11 @@ def test_a_kind_trains_and_its_checkpoint_scores_as_the_trainer_did(name, traine
     success = torch.tensor([e.outcome > 0.5 for e in episodes])
     assert auc(last_q, success) == pytest.approx(rows[-1]["eval_auc_last"], abs=1e-3), "the checkpoint scores as the trainer did"
     assert auc(last_q, success) > 0.9 and last_q[success].mean() > last_q[~success].mean()
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_the_record_has_the_distribution_of_the_checkpoints_own_scores(name, trained):
+    scores = all_scores(trained / name, list(EpisodeStore(trained / "store").episodes()))
+    reference = Record.load(trained / name).reference
+    for kind, x in (("promise", [q_K for q_K, _ in scores]), ("progress", [q_K - v_K for q_K, v_K in scores])):
+        assert score_drift(torch.cat(x), reference[kind]) < 0.03 < score_drift(torch.cat(x) + 1, reference[kind])

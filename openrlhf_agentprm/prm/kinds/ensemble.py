@@ -73,7 +73,8 @@ class EnsemblePRM:
         """Q and V of every turn, float32 on the CPU."""
         found = [member.score(batch) for member in self.members]
         q_MBK, v_MBK = torch.stack([s.q_BK for s in found]), torch.stack([s.v_BK for s in found])
-        return ProcessScores(*(combined(x_MBK, self.combine, self.kappa) for x_MBK in (q_MBK, v_MBK)))
+        q_BK, v_BK = (combined(x_MBK, self.combine, self.kappa) for x_MBK in (q_MBK, v_MBK))
+        return ProcessScores(q_BK, v_BK, q_MBK.std(0, correction=0))
 
 
 def checkpoints_of(name: str, path: str) -> list[str]:

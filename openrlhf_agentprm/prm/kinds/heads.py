@@ -127,4 +127,5 @@ class HeadsPRM(ScalarPRM):
         heads = zip(q_BKM.unbind(-1), v_BKM.unbind(-1), strict=True)
         found = [values_as_recorded(q_BK, v_BK, batch.positions.mask_BK, self.record) for q_BK, v_BK in heads]
         q_MBK, v_MBK = torch.stack([s.q_BK for s in found]), torch.stack([s.v_BK for s in found])
-        return ProcessScores(*(combined(x_MBK, options["combine"], options["kappa"]) for x_MBK in (q_MBK, v_MBK)))
+        q_BK, v_BK = (combined(x_MBK, options["combine"], options["kappa"]) for x_MBK in (q_MBK, v_MBK))
+        return ProcessScores(q_BK, v_BK, q_MBK.std(0, correction=0))

@@ -1,0 +1,59 @@
+"""Held-out episodes of a watched run: scored by the PRM's workers, and what they tell."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from .samples import BROKEN
+from .watcher import of_episodes
+
+
+def evaluation(args: Any, group: Any, samples: Sequence[Any]) -> dict[str, float]:
+    """What held-out episodes tell, scored by the PRM's workers, under the names of the evaluation's logs; empty where nothing is watched."""
+    if not args.prm.monitor_every or group is None or not samples or samples[0].turn_numbers is None:
+        return {}
+    from .experience import turn_batch
+
+    samples = [s for s in samples if not bool(torch.isin(s.ending, BROKEN).any()) and bool((s.turn_numbers > 0).any())]
+    if not samples:
+        return {}
+    for number, sample in enumerate(samples):
+        sample.index = [number]
+        sample.kl = torch.zeros(sample.turn_numbers.shape)
+        sample.prm_scores = None
+    for sample, scores in zip(samples, scores_of(args, group, samples), strict=True):
+        sample.prm_scores = scores
+    batch = turn_batch(args, samples)
+    tokens_BT = pad_sequence([s.sequences[0, 1:] for s in samples], batch_first=True)
+    found = of_episodes(args, batch, tokens_BT, torch.ones(len(samples), dtype=torch.bool))
+    valid = [s.info["valid_actions"].float() for s in samples if "valid_actions" in s.info]
+    if valid:
+        found["valid_actions"] = float(torch.cat(valid).mean())
+    return {f"monitor/{name}": value for name, value in found.items()}
+
+
+def scores_of(args: Any, group: Any, samples: Sequence[Any]) -> list[dict[str, torch.Tensor]]:
+    """What the PRM's workers say of single samples, one row each, without a rollout around them."""
+    import ray
+
+    duplicates = args.ds.ring_attn_size * args.ds.tensor_parallel_size
+    workers = args.prm.num_nodes * args.prm.num_gpus_per_node // duplicates
+    size = max(1, min(args.rollout.micro_batch_size, len(samples) // workers))
+    dealt = [samples[i : i + size] for i in range(0, len(samples), size)]
+    dealt += [dealt[0]] * (workers - len(dealt))  # every worker wants a part
+    refs = group.async_run_method_batch(
+        method_name="score_turns",
+        **{
+            name: [pad_sequence([getattr(s, name)[0] for s in part], batch_first=True) for part in dealt]
+            for name in ("sequences", "attention_mask", "turn_numbers")
+        },
+    )
+    parts = itertools.chain.from_iterable(ray.get(refs)[::duplicates])
+    found = [{name: x[row : row + 1] for name, x in part.items()} for part in parts for row in range(len(part["q_BK"]))]
+    ray.get(group.async_run_method(method_name="empty_cache"))
+    return found[: len(samples)]

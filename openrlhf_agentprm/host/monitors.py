@@ -1,0 +1,86 @@
+"""What the patched trainer calls: what outlives a batch goes with its checkpoints, and a run is watched and ends where its alarm says so.
+
+Without `--prm.monitor_every` nothing is watched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .experience import recall, remember
+from .held_out import evaluation as evaluation
+from .watcher import Watcher, run_logger
+
+_STATE = "agentprm_monitor"
+
+
+def start(trainer: Any, checkpoint_states: dict[str, Any] | None) -> None:
+    """Begin, or go on from a checkpoint."""
+    recall(trainer, checkpoint_states)
+    if trainer.args.prm.monitor_every:
+        trainer.experience_maker.watcher = Watcher(trainer.args, (checkpoint_states or {}).get(_STATE))
+
+
+def watcher_of(trainer: Any) -> Watcher | None:
+    return getattr(trainer.experience_maker, "watcher", None)
+
+
+def watched(trainer: Any, step: int, status: dict[str, Any]) -> dict[str, float]:
+    """What a step logs besides."""
+    watcher = watcher_of(trainer)
+    return watcher.see_step(step, status) if watcher else {}
+
+
+def keep(trainer: Any, client_states: dict[str, Any]) -> None:
+    """Put what is kept where checkpoints keep theirs; the monitors' state itself, so that what an evaluation adds to it is in there too."""
+    remember(trainer, client_states)
+    if watcher := watcher_of(trainer):
+        client_states[_STATE] = watcher.state
+
+
+def evaluated(trainer: Any, step: int, logs: dict[str, float]) -> None:
+    """A held-out evaluation, before it is logged."""
+    if watcher := watcher_of(trainer):
+        watcher.see_evaluation(step, logs)
+
+
+def evaluates_first(args: Any, step: int) -> bool:
+    """Whether the policy that training starts from is evaluated too: the first point of the held-out series."""
+    return bool(args.prm.monitor_every and args.eval.dataset) and step == 0
+
+
+def evaluate_first(trainer: Any, step: int) -> None:
+    """Evaluate the policy that training starts from; it is the best one so far, where the best is to be gone back to."""
+    if not (evaluates_first(trainer.args, step) and trainer.eval_dataloader):
+        return
+    own = {"temperature": trainer.args.eval.temperature, "n_samples_per_prompt": trainer.args.eval.n_samples_per_prompt}
+    keep_first(trainer, trainer.evaluate(0, **(trainer.generate_kwargs | own)))
+
+
+def keep_first(trainer: Any, logs: dict[str, float]) -> None:
+    """Save what training starts from as the best so far; a run that is resumed from it begins anew."""
+    if trainer.args.prm.early_stop == "best":
+        states: dict[str, Any] = {"episode": 0, "global_step": 0, "total_consumed_prompts": 0, "data_loader_state_dict": {}}
+        keep(trainer, states)
+        trainer.save_best_checkpoint(logs, 0, states)
+
+
+def note_best(trainer: Any, tag: str) -> None:
+    """The tag of the best checkpoint, which is about to be saved."""
+    if watcher := watcher_of(trainer):
+        watcher.state["best"] = tag
+
+
+def ended(trainer: Any) -> bool:
+    """Whether the alarm has ended the training; the actor then has the best weights, if these are to be kept."""
+    watcher = watcher_of(trainer)
+    if watcher is None or not watcher.ended:
+        return False
+    tag = watcher.state["best"]
+    if trainer.args.prm.early_stop == "best" and tag and not watcher.at_best:
+        import ray
+
+        ray.get(trainer.actor_model_group.async_run_method(method_name="load_tagged", tag=tag))
+        run_logger().info("the policy is that of %s", tag)
+    watcher.at_best = True
+    return True

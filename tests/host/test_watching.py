@@ -1,0 +1,169 @@
+"""Watching a run, without one: batches, evaluations, the alarm and what it does, a resume; and flags that make no sense."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from openrlhf_agentprm.core.batches import TurnBatch
+from openrlhf_agentprm.core.estimators.gae import turn_gae
+from openrlhf_agentprm.host.samples import Ending
+from openrlhf_agentprm.host.watcher import FILE, Watcher, paid
+
+
+def arguments(folder, early_stop="none", process_reward="promise", estimator="turn_gae", reference=None):
+    advantage = dict(estimator=estimator, process_reward=process_reward, process_weight=1.0, process_options=None, options={}, gamma=1.0)
+    return SimpleNamespace(
+        prm=SimpleNamespace(monitor_every=2, alarm_window=10, alarm_rise=0.5, alarm_z=2.5, early_stop=early_stop),
+        algo=SimpleNamespace(advantage=SimpleNamespace(**advantage)),
+        ckpt=SimpleNamespace(output_dir=str(folder)),
+        agentprm=SimpleNamespace(score_reference=reference or {}),
+    )
+
+
+def played(promise, success, episodes=64):
+    """Episodes of two turns of one token each, whose promise scatters around a mean."""
+    q_BK = promise + torch.linspace(-0.2, 0.2, episodes)[:, None].expand(-1, 2)
+    outcome_B = (torch.arange(episodes) % 10 < 10 * success).float()
+    ids_BT = torch.tensor([[0, -1, 1]]).expand(episodes, -1)
+    batch = TurnBatch(
+        rewards_BK=torch.zeros(episodes, 2), mask_BK=torch.ones(episodes, 2, dtype=torch.bool), turn_ids_BT=ids_BT,
+        action_mask_BT=ids_BT >= 0, q_BK=q_BK, v_BK=torch.zeros(episodes, 2), outcome_B=outcome_B, values_BT=torch.zeros(episodes, 3),
+    )  # fmt: skip
+    return batch, torch.full((episodes, 3), 7)
+
+
+def see(watcher, step, promise, success=0.6):
+    batch, tokens = played(promise, success)
+    watcher.see_batch(batch, tokens, torch.full((len(tokens),), int(Ending.FAILURE)))
+    return watcher.see_step(step, {"kl": 0.1, "turns/outcome_mean": float(batch.outcome_B.mean())}), batch
+
+
+def test_it_rings_once_writes_it_down_and_goes_on(tmp_path):
+    watcher = Watcher(arguments(tmp_path))
+    logs = [see(watcher, step, 0.3 + 0.1 * step)[0] for step in range(1, 7)]
+    assert [log["monitor/alarm"] for log in logs] == [0, 0, 0, 1, 1, 1], "it needs four points"
+    assert logs[0]["monitor/prm_reward"] == pytest.approx(0.8) and logs[0]["monitor/gap"] == 0 and "monitor/reward_rise" not in logs[0]
+    assert logs[0]["monitor/repeated_actions"] == 0.5 and logs[0]["monitor/action_tokens"] == 1
+    assert logs[0]["monitor/promise_drift"] < 0.05 < 0.3 < logs[5]["monitor/promise_drift"] <= 1
+    rows = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    assert [row["kind"] for row in rows] == ["training"] * 4 + ["alarm"] + ["training"] * 2
+    assert rows[4]["step"] == 4 and rows[4]["series"] == "training" and rows[4]["success_rise"] == pytest.approx(0)
+    assert rows[0]["kl"] == 0.1 and rows[0]["success"] == pytest.approx(0.6, abs=0.05)
+    assert not watcher.ended and not watcher.muted
+
+
+def test_held_out_evaluations_ring_by_themselves(tmp_path):
+    watcher = Watcher(arguments(tmp_path, "stop"))
+    for number in range(4):
+        logs = {"eval_x_pass1": 0.5} | {
+            f"monitor/{k}": v for k, v in dict(episodes=300.0, success=0.5, prm_reward=float(number), prm_reward_std=1.0).items()
+        }
+        watcher.see_evaluation(5 * number, logs)
+        assert logs["monitor/alarm"] == (number == 3) and logs["monitor/gap"] == pytest.approx(number)
+    assert watcher.ended and watcher.state["alarm"]["series"] == "held_out" and watcher.state["alarm"]["step"] == 15
+    watcher.see_evaluation(20, unwatched := {"eval_x_pass1": 0.5})
+    assert unwatched == {"eval_x_pass1": 0.5}
+
+
+def test_behind_the_alarm_outcomes_alone_are_paid(tmp_path):
+    args = arguments(tmp_path, "outcome")
+    watcher = Watcher(args)
+    for step in range(1, 5):
+        _, batch = see(watcher, step, 0.3 + 0.1 * step)
+        assert float(batch.q_BK.abs().sum()) > 0
+    assert watcher.muted and args.algo.advantage.process_weight == 0
+    logs, batch = see(watcher, 5, 0.8)
+    assert logs["monitor/prm_reward"] == pytest.approx(1.6), "it is watched on"
+    outcome_only = turn_gae(played(0.8, 0.6)[0])
+    for values in ("critic", "prm"):
+        paid_on = turn_gae(batch, process_reward="promise", process_weight=args.algo.advantage.process_weight, values=values)
+        assert torch.equal(paid_on.advantages_BT, outcome_only.advantages_BT)
+    resumed = arguments(tmp_path, "outcome")
+    assert Watcher(resumed, watcher.state).muted and resumed.algo.advantage.process_weight == 0
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    whole, parts = Watcher(arguments(tmp_path / "a")), Watcher(arguments(tmp_path / "b"))
+    for step in range(1, 9):
+        if step == 3:
+            parts = Watcher(arguments(tmp_path / "b"), json.loads(json.dumps(parts.state)))
+        assert see(whole, step, 0.3 + 0.02 * step)[0] == see(parts, step, 0.3 + 0.02 * step)[0]
+    assert (tmp_path / "a" / FILE).read_text() == (tmp_path / "b" / FILE).read_text()
+
+
+def test_scores_are_compared_with_those_of_the_prms_record(tmp_path, caplog):
+    told = "they are compared with those of the first batch"
+    logging.getLogger("openrlhf_agentprm.host.watcher").addHandler(caplog.handler)
+    see(Watcher(arguments(tmp_path)), 1, 0.5)
+    assert told in caplog.text
+    caplog.clear()
+    recorded = Watcher(arguments(tmp_path, reference={"promise": [0.9, 1.0], "progress": [0.3, 0.5, 0.7]}))
+    logs, _ = see(recorded, 1, 0.5)
+    assert logs["monitor/promise_drift"] == 1 and logs["monitor/progress_drift"] == pytest.approx(1 / 3, abs=0.02)
+    assert told not in caplog.text
+
+
+def test_broken_episodes_take_no_part(tmp_path):
+    batch, tokens = played(0.5, 0.6)
+    batch.q_BK = batch.q_BK.clone()
+    batch.q_BK[:32] = 99.0
+    watcher = Watcher(arguments(tmp_path))
+    batch.disagreement_BK = torch.ones(64, 2)
+    watcher.see_batch(batch, tokens, torch.tensor([int(Ending.ENV_ERROR)] * 32 + [int(Ending.FAILURE)] * 32))
+    found = watcher.see_step(1, {})
+    assert found["monitor/prm_reward"] < 2 and found["monitor/disagreement"] == 1
+    watcher.see_batch(batch, tokens, torch.full((64,), int(Ending.TIMEOUT)))
+    assert watcher.see_step(2, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "process_reward", "sums"),
+    [
+        ("turn_gae", "promise", [1.1, 0.4]),
+        ("turn_gae", "progress", [0.5, 0.1]),
+        ("progress", "none", [0.5, 0.1]),
+        ("turn_gae", "delta", [0.3, 0.4]),
+        ("clip", None, [-0.2, -0.1]),
+        ("turn_gae", None, [0.8, 0.4]),
+        ("gae", None, [0.8, 0.4]),
+    ],
+)
+def test_the_prms_reward_is_counted_as_it_is_paid(tmp_path, estimator, process_reward, sums):
+    mask = torch.tensor([[True, True], [True, False]])
+    batch = TurnBatch(
+        rewards_BK=torch.zeros(2, 2), mask_BK=mask, turn_ids_BT=torch.tensor([[0, 1], [0, -1]]), action_mask_BT=mask,
+        q_BK=torch.tensor([[0.3, 0.8], [0.4, float("nan")]]), v_BK=torch.tensor([[0.1, 0.5], [0.3, float("nan")]]),
+    )  # fmt: skip
+    assert paid(arguments(tmp_path, process_reward=process_reward, estimator=estimator), batch).sum(1).tolist() == pytest.approx(sums)
+
+
+NONSENSE = [
+    (["--prm.early_stop", "stop"], "--prm.early_stop is given, but nothing is watched; give --prm.monitor_every"),
+    (["--prm.alarm_z", "2"], "--prm.alarm_z is given, but nothing is watched"),
+    (["--prm.monitor_every", "5"], "--prm.model_name_or_path is not given"),
+    (["--prm.monitor_every", "5", "--eval.steps", "3"], "held-out tasks are played once for both"),
+    (["--prm.monitor_every", "5", "--prm.alarm_window", "3", "--prm.alarm_rise", "0"], "--prm.alarm_window is 3; wanted 4 or more"),
+    (["--prm.monitor_every", "5", "--prm.early_stop", "best"], "give --env.eval_tasks"),
+    (["--prm.monitor_every", "5", "--prm.early_stop", "best", "--env.eval_tasks", "4", "--ckpt.disable_ds"], "keeps none"),
+    (["--prm.monitor_every", "5", "--prm.early_stop", "outcome"], "gae takes nothing from the PRM to begin with"),
+    (
+        ["--prm.monitor_every", "5", "--prm.early_stop", "outcome", "--algo.advantage.estimator", "progress"],
+        "has no outcome to fall back on",
+    ),
+]
+
+
+@pytest.mark.parametrize(("flags", "told"), NONSENSE, ids=[" ".join(flags) for flags, _ in NONSENSE])
+def test_flags_that_make_no_sense(flags, told):
+    from openrlhf.utils.config import hierarchize
+
+    from openrlhf_agentprm.host.advantage_flags import estimators
+    from openrlhf_agentprm.host.monitor_flags import monitor_problems
+    from openrlhf_agentprm.host.parsers import host_parser
+
+    args = hierarchize(host_parser("train_ppo_ray").parse_args(["--actor.model_name_or_path", "x", *flags]))
+    problems = monitor_problems(args, args.algo.advantage.estimator in estimators())
+    assert any(told in problem for problem in problems), problems
