@@ -39,7 +39,7 @@ def build_parser() -> Parser:
         ),
     )
     add = parser.add_argument
-    add("--data.dataset", required=True, help="episode store")
+    add("--data.dataset", required=True, help="episode store, or several divided by commas")
     add("--label.name", default="mc_visits", choices=LABELS.names(), help="method (agentprm list labels)")
     add("--label.options", type=json_object, default={}, help="options of the method, as a JSON object")
     add("--label.output", required=True, help="folder of the sidecar")
@@ -218,8 +218,8 @@ def _common(store: Any, args: Any) -> Any:
         if missing:
             raise UserError(f"episode {episode.episode_id} of {store.path} does not say its {', '.join(missing)}; completions need them")
         policy = None if args.policy.model_name_or_path else episode.policy_digest
-        heat = None if args.completions.temperature is not None else how.get("temperature")
-        setting = [episode.env, *(how[name] for name in _SETTING), policy, heat, how.get("top_p"), how.get("top_k")]
+        heat = None if args.completions.temperature is not None else how.get("temperature", 1.0)
+        setting = [episode.env, *(how[name] for name in _SETTING), policy, heat, how.get("top_p", 1.0), how.get("top_k", -1)]
         seen.setdefault(str(setting), episode)
     if len(seen) > 1:
         raise UserError(

@@ -111,6 +111,7 @@ def _context(found: Artifacts) -> dict[str, Any]:
         "missing": tables.missing(found, boards=bool(boards), viewer=viewer is not None),
         "boards": [(board, headlines.headlines(board)) for board in boards],
         "evaluations": [evaluation(e) for e in found.evaluated],
+        "selected": found.selected,
         "ppo": drawn(charts.ppo_charts(found.ppo)),
         "learning": drawn(charts.learning_charts(found, prms)),
         "viewer": viewer,

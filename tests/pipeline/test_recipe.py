@@ -17,11 +17,12 @@ from openrlhf_agentprm.pipeline.recipe import arguments, load_recipe
 from openrlhf_agentprm.pipeline.run import dry_run
 
 RECIPES = sorted(p.stem for p in recipes_folder().glob("*.yaml"))
-OURS = {"quickstart", "study-labels"}  # the others have a paper's settings
+LOOPS = {"iterate-agentprm", "iterate-mc", "iterate-inverse"}
+OURS = {"quickstart", "study-labels", *LOOPS}  # the others have a paper's settings
 
 
 def test_our_recipes_are_counted():
-    assert len(RECIPES) == 6 and set(RECIPES) >= OURS
+    assert len(RECIPES) == 9 and set(RECIPES) >= OURS
 
 
 @pytest.mark.parametrize("name", RECIPES)
