@@ -108,3 +108,14 @@ def test_the_page_of_serving_has_its_flags_and_their_defaults():
     flags = {a.option_strings[0]: a.default for a in build_parser()._actions if a.option_strings[0:1] and "serve." in a.option_strings[0]}
     told = {f"`{flag}`": "the model's context" if d is None else f"{d:g}" if isinstance(d, float) else str(d) for flag, d in flags.items()}
     assert written == told
+
+
+def test_the_page_of_the_loop_has_the_flags_of_select_and_every_recipe():
+    from openrlhf_agentprm.cli.select import build_parser
+    from openrlhf_agentprm.pipeline.folders import recipes_folder
+
+    text = (DOCS / "iterate.md").read_text()
+    written = dict(re.findall(r"^\| `(--[\w.]+)` \| (\S+) \|", text, re.M))
+    flags = {a.option_strings[0]: a.default for a in build_parser()._actions if a.dest != "help"}
+    assert written == {f: "–" if d is None else str(d).lower() for f, d in flags.items()}
+    assert set(re.findall(r"^\| `(iterate-[\w-]+)` \|", text, re.M)) == {p.stem for p in recipes_folder().glob("iterate-*.yaml")}

@@ -32,10 +32,10 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="python -m openrlhf_agentprm.cli.label",
         description=(
-            "Label every turn of an episode store by a method that needs the whole store, into a sidecar that train_prm --label.sidecar "
-            "reads; relabel makes preference pairs in place of labels. Methods with completions play on from states of the store, in the "
-            "environment that its episodes name; the same command continues what was interrupted. "
-            "Methods that label from the model's own scores need no such stage: train_prm makes them."
+            "Label every turn of an episode store by a method that needs the whole store, into a sidecar that train_prm --label.sidecar reads. "
+            "relabel and ranked_pairs make preference pairs in place of labels, best_episodes and good_turns choose what a policy is to learn. "
+            "Methods with completions play on from states of the store, in the environment that its episodes name; the same command continues "
+            "what was interrupted. Methods that label from the model's own scores need no such stage: train_prm makes them."
         ),
     )
     add = parser.add_argument
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
         "--label.num_scorers",
         type=non_negative_int,
         default=0,
-        help="processes that Ray places on a cluster for a PRM that judges (autopsv, consensus), each with a GPU where there are any "
+        help="processes that Ray places on a cluster for a PRM that judges or ranks (autopsv, consensus, …), each with a GPU where there are any "
         "(0: this process)",
     )
     add_step_flags(parser)

@@ -20,9 +20,15 @@ SCHEMA = pa.schema(
 )
 _ABOUT = "labels.json"
 _KIND = "targets"  # a target for each turn; of an older folder, which does not say its kind, too
-_FILES = {"targets": "labels.parquet", "pairs": "pairs.parquet", "next_actions": "next_actions.parquet"}
+_FILES = {"targets": "labels.parquet"} | {kind: f"{kind}.parquet" for kind in ("pairs", "episode_pairs", "next_actions", "selection")}
 _ALIKE: dict[str, Any] = {"method": "unknown", "kind": _KIND, "scale": "probability", "step_delimiter": []}  # and what an absent key means
-_NAMES = {"targets": "targets of turns", "pairs": "preference pairs", "next_actions": "sampled actions"}
+_NAMES = {
+    "targets": "targets of turns",
+    "pairs": "preference pairs",
+    "episode_pairs": "pairs of episodes",
+    "next_actions": "sampled actions",
+    "selection": "selected turns",
+}
 
 
 @dataclass

@@ -4,7 +4,7 @@
       sft: {…}
       loop:
         repeat: ${vars.iterations}       # episodes@1, prm@1, ppo@1, episodes@2, …
-        start: {ppo: sft, prm: sft}      # what ${stages.ppo@previous} is in the first iteration
+        start: {ppo: "${stages.sft}", prm: "${stages.sft}"}      # what ${stages.ppo@previous} is in the first iteration
         stages:
           episodes: {command: collect, flags: {policy.model_name_or_path: "${stages.ppo@previous}", …}}
           prm: {command: train_prm, flags: {data.dataset: "${stages.episodes@all}", …}}
@@ -81,7 +81,7 @@ def _block_problems(name: str, block: Mapping[str, Any], variables: Mapping[str,
     if any("repeat" in stage for stage in stages.values()):
         problems.append(f"block {name!r}: a block inside a block is not repeated")
     if not isinstance(start, dict):
-        return [*problems, f"block {name!r}: start must map stages of the block to stages before it"], 0
+        return [*problems, f"block {name!r}: start must map stages of the block to what stands for them"], 0
     problems += [
         f"block {name!r}: start names {key!r}, no stage of the block{did_you_mean(key, stages)}" for key in start if key not in stages
     ]
@@ -100,14 +100,16 @@ def _iteration(stages: Mapping[str, Any], start: Mapping[str, str], number: int)
                     problems.append(
                         f"stage '{name}@{number}': ${{stages.{of}@{which}}} is of no stage of the block{did_you_mean(of, stages)}"
                     )
-                return [of]
+                return [_reference(of)]
             if which == "all":
-                return [f"{of}@{i}" for i in range(1, number + 1)]
+                return [_reference(f"{of}@{i}") for i in range(1, number + 1)]
             if which == "last":
                 problems.append(f"stage '{name}@{number}': ${{stages.{of}@last}} is not known inside the block; take @previous or @all")
             if which == "previous" and number == 1 and of not in start:
-                problems.append(f"stage '{name}@1': nothing is before ${{stages.{of}@previous}}; say in start which stage stands for it")
-            return [f"{of}@{number}"] if which != "previous" else [f"{of}@{number - 1}"] if number > 1 else [start.get(of, of)]
+                problems.append(f"stage '{name}@1': nothing is before ${{stages.{of}@previous}}; say in start what stands for it")
+            if which == "previous":
+                return [_reference(f"{of}@{number - 1}") if number > 1 else str(start.get(of, ""))]
+            return [_reference(f"{of}@{number}")]
 
         flags = _rewritten(stage.get("flags") or {}, referred, {"${iteration}": str(number)})
         made[f"{name}@{number}"] = {**stage, "flags": flags} | _named(stage, number)
@@ -128,14 +130,18 @@ def _outside(entry: dict[str, Any], counts: Mapping[str, int]) -> dict[str, Any]
 
     def referred(of: str, which: str) -> list[str]:
         if which not in ("last", "all") or of not in counts:
-            return [f"{of}@{which}" if which else of]
-        return [f"{of}@{i}" for i in range(1 if which == "all" else counts[of], counts[of] + 1)]
+            return [_reference(f"{of}@{which}" if which else of)]
+        return [_reference(f"{of}@{i}") for i in range(1 if which == "all" else counts[of], counts[of] + 1)]
 
     return {**entry, "flags": _rewritten(entry["flags"], referred, {})} if isinstance(entry.get("flags"), dict) else entry
 
 
+def _reference(stage: str) -> str:
+    return f"${{stages.{stage}}}"
+
+
 def _rewritten(value: Any, referred: Any, texts: Mapping[str, str]) -> Any:
-    """A flag's value with its references to stages as `referred` has them: stage and which one → names of stages."""
+    """A flag's value with its references to stages replaced by `referred`: stage and which one → references to ordinary stages, or other texts."""
     if isinstance(value, dict):
         return {key: _rewritten(v, referred, texts) for key, v in value.items()}
     if isinstance(value, list):
@@ -146,11 +152,11 @@ def _rewritten(value: Any, referred: Any, texts: Mapping[str, str]) -> Any:
         return int(texts[value])
     for old, new in texts.items():
         value = value.replace(old, new)
-    return _STAGE.sub(lambda m: ",".join(f"${{stages.{name}}}" for name in referred(m[1], m[2] or "")), value)
+    return _STAGE.sub(lambda m: ",".join(referred(m[1], m[2] or "")), value)
 
 
 def _items(value: Any, referred: Any, texts: Mapping[str, str]) -> Sequence[Any]:
     whole = _STAGE.fullmatch(value) if isinstance(value, str) else None
     if whole and whole[2] == "all":
-        return [f"${{stages.{name}}}" for name in referred(whole[1], "all")]
+        return list(referred(whole[1], "all"))
     return [_rewritten(value, referred, texts)]

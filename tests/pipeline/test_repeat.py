@@ -21,7 +21,7 @@ BLOCK = """
         flags: {{env.name: thirdparty_count, env.num_tasks: 5, tiny.output: "${{output}}"}}
       loop:
         repeat: ${{vars.rounds}}
-        start: {{policy: policy0}}
+        start: {{policy: "${{stages.policy0}}"}}
         stages:
           demos:
             command: collect
@@ -115,10 +115,18 @@ WRONG = [
         r"block 'loop': repeat is '\$\{vars.tsks\}'; wanted a whole number of 1 or more",
     ),
     ("repeat: ${{vars.rounds}}", "repeat: true", "repeat is True"),
-    ("start: {{policy: policy0}}", "strat: {{policy: policy0}}", "block 'loop': unknown key 'strat'; did you mean 'start'?"),
-    ("start: {{policy: policy0}}", "start: {{polcy: policy0}}", "start names 'polcy', no stage of the block; did you mean 'policy'?"),
-    ("start: {{policy: policy0}}", "", r"stage 'demos@1': nothing is before \$\{stages.policy@previous\}; say in start"),
-    ("start: {{policy: policy0}}", "start: {{policy: policy1}}", r"stage 'demos@1': \$\{stages.policy1\} is not defined here"),
+    ('start: {{policy: "${{stages.policy0}}"}}', "strat: {{policy: x}}", "block 'loop': unknown key 'strat'; did you mean 'start'?"),
+    (
+        'start: {{policy: "${{stages.policy0}}"}}',
+        "start: {{polcy: x}}",
+        "start names 'polcy', no stage of the block; did you mean 'policy'?",
+    ),
+    ('start: {{policy: "${{stages.policy0}}"}}', "", r"stage 'demos@1': nothing is before \$\{stages.policy@previous\}; say in start"),
+    (
+        'start: {{policy: "${{stages.policy0}}"}}',
+        'start: {{policy: "${{stages.policy1}}"}}',
+        r"stage 'demos@1': \$\{stages.policy1\} is not defined here",
+    ),
     ("policy@previous", "polcy@previous", r"\$\{stages.polcy@previous\} is of no stage of the block; did you mean 'policy'?"),
     ("policy@previous", "policy@last", r"\$\{stages.policy@last\} is not known inside the block"),
     ("demos@last", "demo@last", r"stage 'judged': \$\{stages.demo@last\} is not defined here"),
