@@ -11,9 +11,10 @@ from ..core.arguments import Parser, parse
 from .boundary import run_command
 
 COMMANDS = (
-    *("tiny_policy", "collect", "train_sft", "label", "train_prm", "ensemble", "train_ppo_ray", "select", "evaluate", "search", "report"),
+    *("tiny_policy", "collect", "train_sft", "label", "train_prm", "ensemble", "train_ppo_ray", "train_dpo", "select"),
+    *("evaluate", "search", "report"),
 )
-_HOSTS = ("train_sft", "train_ppo_ray")
+_HOSTS = ("train_sft", "train_ppo_ray", "train_dpo")
 
 
 def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:

@@ -21,9 +21,7 @@ logger = logging.getLogger(__name__)
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What we add to the host's SFT flags."""
-    dtype = next(action for action in parser._actions if "--ds.param_dtype" in action.option_strings)
-    dtype.choices = ["bf16", "fp16", "fp32"]
-    dtype.help = "Model data type; fp32 is several times faster on a CPU"
+    allow_float32(parser)
     group = parser.add_argument_group("episode stores (--data.dataset STORE)")
     group.add_argument(
         "--data.min_outcome",
@@ -38,12 +36,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def allow_float32(parser: argparse.ArgumentParser) -> None:
+    """Let the host's `--ds.param_dtype` take fp32 too."""
+    dtype = next(action for action in parser._actions if "--ds.param_dtype" in action.option_strings)
+    dtype.choices = ["bf16", "fp16", "fp32"]
+    dtype.help = "Model data type; fp32 is several times faster on a CPU"
+
+
 def is_store(path: str) -> bool:
     """A folder with episode shards or journals."""
     return any(any(Path(path).glob(pattern)) for pattern in ("episodes-*.parquet", ".journal-*.jsonl"))
 
 
-def _paths(datasets: str) -> list[str]:
+def store_paths(datasets: str) -> list[str]:
     return [path.strip() for path in datasets.split(",") if path.strip()]
 
 
@@ -64,10 +69,10 @@ def check_datasets(datasets: str, selection: str | None = None) -> None:
             read_selection(selection)
         problems += [
             f"--data.selection is of turns of episode stores, and --data.dataset {text!r} is none"
-            for text in _paths(datasets)
+            for text in store_paths(datasets)
             if not is_store(text)
         ]
-    for text in _paths(datasets):
+    for text in store_paths(datasets):
         path = Path(text.partition("@")[0]).expanduser()
         if path.is_dir() and not any(path.rglob("*")):
             problems.append(f"--data.dataset {text!r} is an empty folder: it holds no episode and no text data")
@@ -81,7 +86,7 @@ def for_episodes(text_dataset: Any, blend: Callable[..., Any]) -> tuple[Callable
     """The host's dataset class and loader, widened by episode stores."""
 
     def load(datasets: str, *args: Any, **kwargs: Any) -> Any:
-        paths = _paths(datasets)
+        paths = store_paths(datasets)
         stores = [path for path in paths if is_store(path)]
         if stores and len(stores) < len(paths):
             raise UserError(f"--data.dataset {datasets!r} mixes episode stores with other data; train on one kind at a time")

@@ -17,7 +17,7 @@ from openrlhf_agentprm.prm.record import Record
 
 pytestmark = pytest.mark.host
 SMALL = {
-    "iterations": 2, "train_tasks": 24, "samples": 2, "ppo_tasks": 32, "validation_tasks": 24, "test_samples": 2, "workers": 8, "expert_tasks": 32,
+    "iterations": 2, "train_tasks": 24, "samples": 2, "ppo_tasks": 32, "pair_tasks": 24, "validation_tasks": 24, "test_samples": 2, "workers": 8, "expert_tasks": 32,
 }  # fmt: skip
 PPO = {"rollout.batch_size": 16, "rollout.n_samples_per_prompt": 4, "rollout.micro_batch_size": 64, "ckpt.save_steps": 1}
 WARM_START = ("demonstrations", "sft", "test_0", "test_best")
