@@ -17,8 +17,8 @@ from ..data.store import EpisodeStore
 from .given import NO_COST, check_choice, check_given, check_numbers
 from .scored import Score, Scored
 
-Ranked = dict[tuple[str, str], list[tuple[float, Episode]]]
-"""By environment and task: its episodes with their scores, the best first."""
+Ranked = dict[tuple[str, str, str], list[tuple[float, Episode]]]
+"""By environment, task and the state that they began in: its episodes with their scores, the best first."""
 
 
 class best_episodes:
@@ -83,7 +83,7 @@ class good_turns:
         seen: Ranked = {}
         chosen: list[Episode] = []
         for episode, q_K, v_K in scored:
-            seen.setdefault((episode.env, episode.task_id), []).append((0.0, episode))
+            seen.setdefault(_start(episode), []).append((0.0, episode))
             if not _reaches(episode, min_outcome, ranks=False):
                 continue
             if not scored.values_start:
@@ -157,12 +157,18 @@ def _reaches(episode: Episode, min_outcome: float | None, *, ranks: bool) -> boo
     return episode.outcome >= min_outcome
 
 
+def _start(episode: Episode) -> tuple[str, str, str]:
+    """Where it began: at its task's start, or on the way of another episode (rollout/explore.py)."""
+    reset = episode.sampling.get("reset")
+    return episode.env, episode.task_id, f"{reset['episode']}:{reset['turns']}" if reset else ""
+
+
 def _ranked(store: EpisodeStore, prm: str | None, reward_model: str, score: Score, aggregate: str) -> tuple[Ranked, dict[str, float]]:
     """Episodes with an outcome, by their score; equal ones in the order of their ids, which tells nothing of them."""
     ranked: Ranked = {}
     scored = score(store, prm, reward_model) if prm else None
     for value, episode in _by_prm(scored, aggregate) if scored else _by_outcome(store):
-        ranked.setdefault((episode.env, episode.task_id), []).append((value, episode))
+        ranked.setdefault(_start(episode), []).append((value, episode))
     for episodes in ranked.values():
         episodes.sort(key=lambda one: (-one[0], one[1].episode_id))
     return ranked, scored.cost if scored else dict(NO_COST)
@@ -182,7 +188,7 @@ def _figures(ranked: Ranked, kept: list[Episode], turns: int) -> dict[str, Any]:
     there = [e for episodes in ranked.values() for _, e in episodes]
     return {
         "tasks": len(ranked),
-        "tasks_kept": len({(e.env, e.task_id) for e in kept}),
+        "tasks_kept": len({_start(e) for e in kept}),
         "episodes": len(there),
         "episodes_kept": len(kept),
         "turns": sum(len(e.turns) for e in there),

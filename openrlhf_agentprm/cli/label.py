@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +203,11 @@ def _completer(args: Any, store: Any) -> Any:
 _SETTING = ("env_args", "max_turns", "max_len", "max_tokens_per_turn", "format")
 
 
+def _cannot_be_completed(how: Mapping[str, Any]) -> str:
+    """Why the states of an episode cannot be rebuilt, or its temperature not be told, from its sampling settings."""
+    return "began on the way of another one (reset)" if "reset" in how else "has temperatures by turn" if "turn_temperatures" in how else ""
+
+
 def _common(store: Any, args: Any) -> Any:
     """An episode that stands for all: they share environment, its arguments, limits, format, and what the flags leave to them.
 
@@ -217,6 +222,10 @@ def _common(store: Any, args: Any) -> Any:
         missing = [name for name in _SETTING if name not in how]
         if missing:
             raise UserError(f"episode {episode.episode_id} of {store.path} does not say its {', '.join(missing)}; completions need them")
+        if (what := _cannot_be_completed(how)) and args.label.name != "next_actions":
+            raise UserError(
+                f"episode {episode.episode_id} of {store.path} {what}; completions want episodes from the start, sampled plainly"
+            )
         policy = None if args.policy.model_name_or_path else episode.policy_digest
         heat = None if args.completions.temperature is not None else how.get("temperature", 1.0)
         setting = [episode.env, *(how[name] for name in _SETTING), policy, heat, how.get("top_p", 1.0), how.get("top_k", -1)]

@@ -17,7 +17,8 @@ from openrlhf_agentprm.prm.record import Record
 
 pytestmark = pytest.mark.host
 SMALL = {
-    "iterations": 2, "train_tasks": 24, "samples": 2, "ppo_tasks": 32, "pair_tasks": 24, "validation_tasks": 24, "test_samples": 2, "workers": 8, "expert_tasks": 32,
+    "iterations": 2, "train_tasks": 24, "samples": 2, "ppo_tasks": 32, "pair_tasks": 24, "validation_tasks": 24, "test_samples": 2, "workers": 8,
+    "expert_tasks": 32,
 }  # fmt: skip
 PPO = {"rollout.batch_size": 16, "rollout.n_samples_per_prompt": 4, "rollout.micro_batch_size": 64, "ckpt.save_steps": 1}
 WARM_START = ("demonstrations", "sft", "test_0", "test_best")
@@ -107,3 +108,13 @@ def test_a_policy_learns_from_the_inverse_prm_alone(quick_run, tmp_path):
     log = (run / "logs/ppo@1.log").read_text()
     assert "Global step 2" in log and "'process/reward_mean': nan" not in log
     assert policy_digest(run / "ppo@1") != policy_digest(quick_run / "sft")
+
+
+def test_a_policy_learns_by_dpo_from_pairs_that_its_prm_ranks(quick_run, tmp_path):
+    path, run = smaller(quick_run, tmp_path, "iterate-dpo", without=("valid", "choice", "valid_0", "choice_0", "report")), tmp_path / "run"
+    path.write_text(path.read_text().replace("${stages.choice@previous}/next", str(quick_run / "sft")))
+    small = changes({"vars.iterations": 1, "vars.margin": 0.0, "dpo.train.batch_size": 4, "dpo.train.micro_batch_size": 4})
+    agentprm("run", path, *small, timeout=500)
+    ranked = json.loads((run / "pairs@1/labels.json").read_text())
+    assert ranked["kind"] == "episode_pairs" and ranked["figures"]["pairs"] >= 4 and ranked["cost"]["scored_tokens"] > 0
+    assert policy_digest(run / "dpo@1") != policy_digest(quick_run / "sft")
