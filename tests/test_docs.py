@@ -145,3 +145,22 @@ def test_the_page_on_hacking_has_the_flags_and_their_defaults():
     flags = {a.option_strings[0]: str(a.default) for a in parser._actions if a.dest != "help"}
     assert dict(re.findall(r"^\| `(--[\w.]+)` \| (\S+) \|", text, re.M)) == flags
     assert all(f"| `{choice}` |" in text for choice in EARLY_STOPS)
+
+
+def test_the_page_of_the_loop_has_the_flags_of_select_and_every_recipe():
+    from openrlhf_agentprm.cli.select import build_parser
+    from openrlhf_agentprm.pipeline.folders import recipes_folder
+
+    text = (DOCS / "iterate.md").read_text()
+    written = dict(re.findall(r"^\| `(--(?:select|policy)[\w.]+)` \| (\S+) \|", text, re.M))
+    flags = {a.option_strings[0]: a.default for a in build_parser()._actions if a.dest != "help"}
+    assert written == {f: "–" if d is None else str(d).lower() for f, d in flags.items()}
+    assert set(re.findall(r"^\| `(iterate-[\w-]+)` \|", text, re.M)) == {p.stem for p in recipes_folder().glob("iterate-*.yaml")}
+
+
+def test_the_page_of_the_loop_has_the_flags_of_exploration():
+    from openrlhf_agentprm.cli.collect import build_parser
+
+    written = dict(re.findall(r"^\| `(--collect[\w.]+)` \| (\S+) \|", (DOCS / "iterate.md").read_text(), re.M))
+    flags = {a.option_strings[0]: a.default for a in build_parser()._actions if re.match(r"collect\.(reset|steer|turn)_", a.dest)}
+    assert written == {f: "–" if d in (None, []) else str(d) for f, d in flags.items()}

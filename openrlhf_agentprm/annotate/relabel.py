@@ -14,6 +14,7 @@ from ..data.pairs import Pair, PairsSidecar
 from ..data.store import EpisodeStore
 from .given import NO_COST, Targets, check_choice, check_numbers, padded, targets_in
 from .paths import paths_of
+from .scored import Score, Scored
 
 
 class relabel:
@@ -25,18 +26,35 @@ class relabel:
 
     @staticmethod
     def annotate(
-        store: EpisodeStore, *, targets: str | None = None, gamma: float = 1.0, margin: float = 0.1, weight: str = "pair"
+        store: EpisodeStore,
+        *,
+        targets: str | None = None,
+        prm: str | None = None,
+        reward_model: str = "auto",
+        score: Score = Scored,
+        gamma: float = 1.0,
+        margin: float = 0.1,
+        weight: str = "pair",
     ) -> PairsSidecar:
         """
         Args:
-            targets: folder of labels of turns that are Q; without it Q is the mean return of the visits, as `mc_visits`.
+            targets: folder of labels of turns that are Q; or
+            prm: a PRM's checkpoint, whose scores are Q. Without either Q is the mean return of the visits, as `mc_visits`.
+            reward_model: entry of the registry of reward models that `prm` is of, or "auto": what it says that it is.
+            score: scores a store by a PRM.
             gamma: discount a turn of those returns.
             margin: pairs have to differ by more; the paper does not state its own.
             weight: "pair": every pair counts once in the loss; "state": every state does, however many pairs it has.
         """
         check_numbers("relabel", {"gamma": (gamma, 0, 1), "margin": (margin, 0, math.inf)})
         check_choice("relabel", "weight", weight, ("pair", "state"))
-        found = _Actions.of(store, targets_in(targets, store) if targets is not None else None, gamma)
+        if targets is not None and prm is not None:
+            raise UserError("relabel: give one Q, labels as the option targets or a checkpoint as the option prm")
+        scored = score(store, prm, reward_model) if prm else None
+        given = targets_in(targets, store) if targets is not None else None
+        if scored:
+            given = {episode.episode_id: q_K.tolist() for episode, q_K, _ in scored}
+        found = _Actions.of(store, given, gamma)
         values_A, states_A = found.values_A, torch.tensor(found.states)
         chosen_P, rejected_P = pairs_by_margin(values_A, states_A, margin)
         per_state = torch.bincount(states_A[chosen_P], minlength=int(states_A.max()) + 1)
@@ -57,7 +75,7 @@ class relabel:
             "states_with_pairs": int((per_state > 0).sum()),
             "mean_margin": float(gaps_P.mean()),
         }
-        return PairsSidecar.of(pairs, dict(NO_COST), figures)
+        return PairsSidecar.of(pairs, scored.cost if scored else dict(NO_COST), figures)
 
 
 @dataclass

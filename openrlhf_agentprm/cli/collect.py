@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.arguments import Parser, parse_nested
+from ..core.errors import UserError
 from ..rollout.config import EnvConfig, add_env_flags, check_context
+from ..rollout.explore import Exploration, add_explore_flags, problems_of_exploration, sampling_of
 from .boundary import run_command
 
 
@@ -42,11 +44,14 @@ def build_parser() -> Parser:
         "--collect.demonstrator", default=None, help="expert, careless, or one that the environment brings; no policy plays"
     )
     collect.add_argument("--collect.noise", type=float, default=0.0, help="probability that an erring demonstrator errs in a turn")
+    add_explore_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     args = parse_nested(build_parser(), argv)
+    if problems := problems_of_exploration(args.collect):
+        raise UserError(problems)
     collect(args)
     return 0
 
@@ -92,6 +97,7 @@ def collect(args: Any) -> dict[str, Any]:
                 "turns": stats.turns,
                 "action_tokens": stats.action_tokens,
                 "seconds": round(time.monotonic() - started, 2),
+                **{name: n for name in ("reset", "steer") if (n := sum(name in a.sampling for a in wanted))},
                 "task_source": pool.description["task_source"],
             }
             write_whole(note, json.dumps(summary, indent=1) + "\n")
@@ -101,14 +107,13 @@ def collect(args: Any) -> dict[str, Any]:
 def _assignments(args: Any, config: EnvConfig, chat: Any, tasks: list[str]) -> Iterator[Any]:
     from ..rollout.builder import Assignment
     from ..rollout.digest import policy_digest, text_digest
-    from ..rollout.engine import Sampling
 
     path = args.policy.model_name_or_path
     if args.collect.demonstrator:
         who, digest = args.collect.demonstrator, f"{args.collect.demonstrator}-{args.collect.noise:g}"
         sampling: dict[str, Any] = {"noise": args.collect.noise}
     else:
-        who, digest, sampling = path, policy_digest(path), Sampling(args.collect.temperature, args.collect.top_p).identity()
+        who, digest, sampling = path, policy_digest(path), sampling_of(args.collect).identity()
     sampling |= {
         "max_turns": config.max_turns,
         "max_len": args.data.max_len,
@@ -116,10 +121,11 @@ def _assignments(args: Any, config: EnvConfig, chat: Any, tasks: list[str]) -> I
         "env_args": config.args,
         "format": text_digest(chat.identity()),
     }
+    explore = Exploration.of(args.collect, config.name, config.split, sampling)
     for sample in range(args.collect.n_samples_per_task):
         for task in tasks:
             seed = args.collect.seed + (sample if args.collect.demonstrator else 0)
-            yield Assignment(config.name, task, config.split, seed, sample, who, digest, sampling, args.collect.iteration)
+            yield explore.vary(Assignment(config.name, task, config.split, seed, sample, who, digest, sampling, args.collect.iteration))
 
 
 def _play(args: Any, config: EnvConfig, pool: Any, chat: Any, missing: list[Any], stats: Any) -> Iterator[Any]:
@@ -139,13 +145,12 @@ def _play(args: Any, config: EnvConfig, pool: Any, chat: Any, missing: list[Any]
         )
         return
     from ..host.play import Player
-    from ..rollout.engine import Sampling
 
     player = Player(
         args.policy.model_name_or_path,
         config,
         args.data.max_len,
-        Sampling(args.collect.temperature, args.collect.top_p),
+        sampling_of(args.collect),
         args.collect.seed,
         args.vllm.tensor_parallel_size,
         args.vllm.gpu_memory_utilization,

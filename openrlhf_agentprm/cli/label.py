@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +32,14 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="python -m openrlhf_agentprm.cli.label",
         description=(
-            "Label every turn of an episode store by a method that needs the whole store, into a sidecar that train_prm --label.sidecar "
-            "reads; relabel makes preference pairs in place of labels. Methods with completions play on from states of the store, in the "
-            "environment that its episodes name; the same command continues what was interrupted. "
-            "Methods that label from the model's own scores need no such stage: train_prm makes them."
+            "Label every turn of an episode store by a method that needs the whole store, into a sidecar that train_prm --label.sidecar reads. "
+            "relabel and ranked_pairs make preference pairs in place of labels, best_episodes and good_turns choose what a policy is to learn. "
+            "Methods with completions play on from states of the store, in the environment that its episodes name; the same command continues "
+            "what was interrupted. Methods that label from the model's own scores need no such stage: train_prm makes them."
         ),
     )
     add = parser.add_argument
-    add("--data.dataset", required=True, help="episode store")
+    add("--data.dataset", required=True, help="episode store, or several divided by commas")
     add("--label.name", default="mc_visits", choices=LABELS.names(), help="method (agentprm list labels)")
     add("--label.options", type=json_object, default={}, help="options of the method, as a JSON object")
     add("--label.output", required=True, help="folder of the sidecar")
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
         "--label.num_scorers",
         type=non_negative_int,
         default=0,
-        help="processes that Ray places on a cluster for a PRM that judges (autopsv, consensus), each with a GPU where there are any "
+        help="processes that Ray places on a cluster for a PRM that judges or ranks (autopsv, consensus, …), each with a GPU where there are any "
         "(0: this process)",
     )
     add_step_flags(parser)
@@ -201,6 +201,11 @@ def _completer(args: Any, store: Any) -> Any:
 _SETTING = ("env_args", "max_turns", "max_len", "max_tokens_per_turn", "format")
 
 
+def _cannot_be_completed(how: Mapping[str, Any]) -> str:
+    """Why the states of an episode cannot be rebuilt, or its temperature not be told, from its sampling settings."""
+    return "began on the way of another one (reset)" if "reset" in how else "has temperatures by turn" if "turn_temperatures" in how else ""
+
+
 def _common(store: Any, args: Any) -> Any:
     """An episode that stands for all: they share environment, its arguments, limits, format, and what the flags leave to them.
 
@@ -215,9 +220,13 @@ def _common(store: Any, args: Any) -> Any:
         missing = [name for name in _SETTING if name not in how]
         if missing:
             raise UserError(f"episode {episode.episode_id} of {store.path} does not say its {', '.join(missing)}; completions need them")
+        if (what := _cannot_be_completed(how)) and args.label.name != "next_actions":
+            raise UserError(
+                f"episode {episode.episode_id} of {store.path} {what}; completions want episodes from the start, sampled plainly"
+            )
         policy = None if args.policy.model_name_or_path else episode.policy_digest
-        heat = None if args.completions.temperature is not None else how.get("temperature")
-        setting = [episode.env, *(how[name] for name in _SETTING), policy, heat, how.get("top_p"), how.get("top_k")]
+        heat = None if args.completions.temperature is not None else how.get("temperature", 1.0)
+        setting = [episode.env, *(how[name] for name in _SETTING), policy, heat, how.get("top_p", 1.0), how.get("top_k", -1)]
         seen.setdefault(str(setting), episode)
     if len(seen) > 1:
         raise UserError(

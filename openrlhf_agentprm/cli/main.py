@@ -27,6 +27,8 @@ _MODULES = {
     "train_prm": "train a process reward model (deepspeed --module)",
     "ensemble": "several process reward models as one",
     "train_ppo_ray": "PPO on Ray, the host's command line and ours",
+    "train_dpo": "DPO on pairs that a PRM ranked (deepspeed --module)",
+    "select": "which policy the next iteration starts from, and the best on validation",
     "evaluate": "what PRMs know, best-of-N",
     "search": "greedy by Q, beams, best-of-N, look-ahead, MCTS",
 }

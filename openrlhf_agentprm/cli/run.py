@@ -10,8 +10,11 @@ from importlib import import_module
 from ..core.arguments import Parser, parse
 from .boundary import run_command
 
-COMMANDS = ("tiny_policy", "collect", "train_sft", "label", "train_prm", "ensemble", "train_ppo_ray", "evaluate", "search", "report")
-_HOSTS = ("train_sft", "train_ppo_ray")
+COMMANDS = (
+    *("tiny_policy", "collect", "train_sft", "label", "train_prm", "ensemble", "train_ppo_ray", "train_dpo", "select"),
+    *("evaluate", "search", "report"),
+)
+_HOSTS = ("train_sft", "train_ppo_ray", "train_dpo")
 
 
 def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
@@ -28,7 +31,9 @@ def parsers() -> dict[str, Callable[[], argparse.ArgumentParser]]:
 def build_parser() -> Parser:
     parser = Parser(prog="agentprm run", description="Run a recipe's stages in order. The same command continues an interrupted run.")
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe of ours (agentprm list recipes)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="seed, run_dir, vars.NAME or STAGE.FLAG")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="seed, run_dir, vars.NAME, STAGE.FLAG or STAGE@2.FLAG"
+    )
     parser.add_argument("--from", dest="first", default=None, metavar="STAGE", help="run again from this stage on")
     parser.add_argument("--until", dest="last", default=None, metavar="STAGE", help="stop behind this stage")
     parser.add_argument("--dry-run", action="store_true", help="print the launch lines and run nothing")

@@ -26,7 +26,7 @@ _GIVEN_BY = {
 _OF_SFT = (
     *(
         f"data.{name}"
-        for name in ("min_outcome", "dataset_probs", "dataset_split", "multiturn", "input_key", "output_key", "input_template")
+        for name in ("min_outcome", "selection", "dataset_probs", "dataset_split", "multiturn", "input_key", "output_key", "input_template")
     ),
     *(f"data.{name}" for name in ("apply_chat_template", "tokenizer_chat_template", "disable_fast_tokenizer", "dataloader_num_workers")),
     *("eval.split", "ckpt.save_hf", "ckpt.disable_ds", "ds.use_liger_kernel", "ds.experts_implementation", "ds.load_in_4bit"),

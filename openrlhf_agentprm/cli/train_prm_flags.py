@@ -32,7 +32,7 @@ def _add_label_flags(parser: argparse.ArgumentParser) -> None:
 
     label = parser.add_argument_group("labels")
     label.add_argument("--label.name", choices=LABELS.names(), help="method (agentprm list labels; default: the sidecar's, else td_gae)")
-    label.add_argument("--label.sidecar", help="labels made beforehand by cli.label, in place of --label.name")
+    label.add_argument("--label.sidecar", help="labels made beforehand by cli.label, in place of --label.name; folders divided by commas")
     label.add_argument("--label.gamma", type=float, default=1.0, help="td_gae, td_qv: discount a turn (not stated in the paper)")
     label.add_argument("--label.lambd", type=float, default=0.95, help="td_gae, td_qv: lambda (arXiv 2511.08325)")
     label.add_argument("--label.bootstrap_enable", action="store_true", help="td_gae, td_qv: bootstrap episodes that the step limit cut")

@@ -104,7 +104,8 @@ LABELS = Registry(
     | {name: f"{_HERE}.annotate.montecarlo:{name}" for name in ("mc_soft", "mc_hard", "er", "rpe", "shaped")}
     | {name: f"{_HERE}.annotate.judged:{name}" for name in ("autopsv", "consensus")}
     | {name: f"{_HERE}.annotate.{module}:{name}" for name, module in (("omega", "omega"), ("rest_mcts", "rest"), ("relabel", "relabel"))}
-    | {"next_actions": f"{_HERE}.annotate.next_actions:next_actions"},
+    | {"next_actions": f"{_HERE}.annotate.next_actions:next_actions"}
+    | {name: f"{_HERE}.annotate.chosen:{name}" for name in ("best_episodes", "good_turns", "ranked_pairs")},
 )
 ADVANTAGES = Registry(
     "advantage estimator",

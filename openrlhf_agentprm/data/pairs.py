@@ -1,4 +1,5 @@
-"""Preferences made beforehand: a folder of Parquet rows, each an action that is better than another at one state, and by how much."""
+"""Preferences made beforehand: a folder of Parquet rows, each an action that is better than another at one state, or an episode that is better than
+another of its task, and by how much."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ..core.errors import UserError
-from .sidecar import read_rows, write_rows
+from .sidecar import read_about, read_rows, write_rows
 
 PAIRS_SCHEMA = pa.schema(
     [
@@ -24,6 +25,8 @@ PAIRS_SCHEMA = pa.schema(
     ]
 )
 _KIND = "pairs"
+_EPISODES = "episode_pairs"
+_EPISODES_SCHEMA = pa.schema([("chosen_episode_id", pa.string()), ("rejected_episode_id", pa.string()), ("margin", pa.float32())])
 
 
 class Pair(NamedTuple):
@@ -79,6 +82,40 @@ def read_pairs(folder: str | Path) -> list[Pair]:
     if bad:
         raise UserError(bad[:10] + ([f"… and {len(bad) - 10} more"] if len(bad) > 10 else []))
     return pairs
+
+
+class EpisodePair(NamedTuple):
+    """One episode is better than another of its task, by `margin` in the unit of the scores that they were ranked by."""
+
+    chosen: str
+    rejected: str
+    margin: float
+
+
+@dataclass
+class EpisodePairs:
+    """Preferences between episodes of a store; `cost` and `figures` as in `PairsSidecar`."""
+
+    pairs: Sequence[EpisodePair]
+    cost: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path, about: Mapping[str, Any]) -> None:
+        """Write the pairs, then `labels.json`, which says that they are whole."""
+        rows = pa.Table.from_pylist([dict(zip(_EPISODES_SCHEMA.names, pair, strict=True)) for pair in self.pairs], schema=_EPISODES_SCHEMA)
+        write_rows(folder, _EPISODES, rows, _EPISODES_SCHEMA, {**about, "cost": self.cost, "figures": self.figures})
+
+
+def read_any_pairs(folder: str | Path) -> list[Pair] | list[EpisodePair]:
+    """The pairs of a folder, of turns or of episodes, in their order.
+
+    Raises:
+        UserError: as `read_pairs`.
+    """
+    if read_about(folder).get("kind") != _EPISODES:
+        return read_pairs(folder)
+    columns = (column.to_pylist() for column in read_rows(folder, _EPISODES, _EPISODES_SCHEMA).columns)
+    return [EpisodePair(*row) for row in zip(*columns, strict=True)]
 
 
 def _problem(pair: Pair) -> str | None:

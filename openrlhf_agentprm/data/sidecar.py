@@ -20,8 +20,15 @@ SCHEMA = pa.schema(
 )
 _ABOUT = "labels.json"
 _KIND = "targets"  # a target for each turn; of an older folder, which does not say its kind, too
-_FILES = {"targets": "labels.parquet", "pairs": "pairs.parquet", "next_actions": "next_actions.parquet"}
-_NAMES = {"targets": "targets of turns", "pairs": "preference pairs", "next_actions": "sampled actions"}
+_FILES = {"targets": "labels.parquet"} | {kind: f"{kind}.parquet" for kind in ("pairs", "episode_pairs", "next_actions", "selection")}
+_ALIKE: dict[str, Any] = {"method": "unknown", "kind": _KIND, "scale": "probability", "step_delimiter": []}  # and what an absent key means
+_NAMES = {
+    "targets": "targets of turns",
+    "pairs": "preference pairs",
+    "episode_pairs": "pairs of episodes",
+    "next_actions": "sampled actions",
+    "selection": "selected turns",
+}
 
 
 @dataclass
@@ -60,7 +67,7 @@ def write_rows(folder: str | Path, kind: str, rows: pa.Table, schema: pa.Schema,
 
 
 def read_rows(folder: str | Path, kind: str, schema: pa.Schema) -> pa.Table:
-    """The rows of a folder of this kind.
+    """The rows of a folder of this kind, or of several folders divided by commas.
 
     Raises:
         UserError: there are none, they are of another kind, were not finished, or the file is torn.
@@ -68,7 +75,10 @@ def read_rows(folder: str | Path, kind: str, schema: pa.Schema) -> pa.Table:
     found = read_about(folder).get("kind", _KIND)
     if found != kind:
         raise UserError(f"{folder} holds {_NAMES[found]}, where {_NAMES[kind]} are wanted")
-    path = Path(folder) / _FILES[kind]
+    return pa.concat_tables([_table(path / _FILES[kind], schema) for path in _folders(folder)])
+
+
+def _table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         return pq.read_table(path, schema=schema)
     except (pa.ArrowInvalid, OSError) as error:
@@ -78,10 +88,29 @@ def read_rows(folder: str | Path, kind: str, schema: pa.Schema) -> pa.Table:
 def read_about(folder: str | Path) -> dict[str, Any]:
     """How the labels of a folder were made; `method` is "unknown" where their maker does not say it.
 
+    Several folders, divided by commas, are to be alike in method, kind, scale and steps; what the first one says is returned.
+
     Raises:
-        UserError: there are none, they were not finished, or this is no JSON object.
+        UserError: there are none, they were not finished, this is no JSON object, or the folders are unlike.
     """
-    path = Path(folder) / _ABOUT
+    first, *others = _folders(folder)
+    about = _about(first)
+    for other in others:
+        if unlike := [key for key, value in _ALIKE.items() if _about(other).get(key, value) != about.get(key, value)]:
+            raise UserError(
+                f"the labels of {first} and of {other} differ in {', '.join(unlike)}; labels that are read together are made alike"
+            )
+    return about
+
+
+def _folders(text: str | Path) -> list[Path]:
+    """One folder, or those that commas divide."""
+    parts = [part.strip() for part in str(text).split(",") if part.strip()]
+    return [Path(text)] if Path(text).is_dir() or len(parts) < 2 else [Path(part) for part in parts]
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    path = folder / _ABOUT
     if not path.is_file():
         raise UserError(f"{folder} holds no finished labels ({_ABOUT} is not there); make them with cli.label")
     try:

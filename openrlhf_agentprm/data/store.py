@@ -62,7 +62,7 @@ class EpisodeStore:
     """Read side of a store.
 
     Args:
-        path: the store's folder.
+        path: the store's folder, or several stores' divided by commas, which are read as one.
 
     Raises:
         UserError: there is no store, or it holds no episode (unless `allow_empty`).
@@ -70,13 +70,16 @@ class EpisodeStore:
 
     def __init__(self, path: str | Path, *, allow_empty: bool = False) -> None:
         self.path = Path(path)
-        if not self.path.is_dir() and not allow_empty:
-            raise UserError(f"there is no episode store at {self.path}; collect one first, or check the path")
-        if not allow_empty and not any(self.shards()) and not any(self._journals()):
-            raise UserError(f"the episode store {self.path} holds no episode (no *.parquet, no journal)")
+        several = [part.strip() for part in str(path).split(",") if part.strip()]
+        self.folders = [self.path] if self.path.is_dir() or len(several) < 2 else [Path(part) for part in several]
+        for folder in self.folders if not allow_empty else ():
+            if not folder.is_dir():
+                raise UserError(f"there is no episode store at {folder}; collect one first, or check the path")
+            if not any(_shards(folder)) and not any(_journals(folder)):
+                raise UserError(f"the episode store {folder} holds no episode (no *.parquet, no journal)")
 
     def shards(self) -> list[Path]:
-        return sorted(self.path.glob("episodes-*.parquet"))
+        return [shard for folder in self.folders for shard in _shards(folder)]
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Every row once, shard by shard; a torn shard is a `UserError` that names it."""
@@ -106,7 +109,7 @@ class EpisodeStore:
         return sum(_footer_rows(shard) for shard in self.shards())
 
     def _journals(self) -> list[Path]:
-        return sorted(self.path.glob(".journal-*.jsonl"))
+        return [journal for folder in self.folders for journal in _journals(folder)]
 
 
 class EpisodeWriter:
@@ -179,6 +182,14 @@ class EpisodeWriter:
         rows = [row for row in rows_of(journal) if row["episode_id"] not in in_shards]
         if rows:
             _write_shard(self.path / f"episodes-{name}-last.parquet", rows)
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("episodes-*.parquet"))
+
+
+def _journals(folder: Path) -> list[Path]:
+    return sorted(folder.glob(".journal-*.jsonl"))
 
 
 def _unseen(batch: pa.RecordBatch, seen: set[str]) -> pa.RecordBatch:

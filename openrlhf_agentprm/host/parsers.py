@@ -20,7 +20,7 @@ from .activate import host_version
 from .cpu import has_cuda
 from .patches import load_series
 
-_OURS = {"train_ppo_ray": "openrlhf_agentprm.host.ppo", "train_sft": "openrlhf_agentprm.host.sft"}
+_OURS = {f"train_{name}": f"openrlhf_agentprm.host.{module}" for name, module in (("ppo_ray", "ppo"), ("sft", "sft"), ("dpo", "dpo"))}
 
 
 def host_parser(module: str) -> argparse.ArgumentParser:

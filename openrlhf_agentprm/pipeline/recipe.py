@@ -15,8 +15,8 @@
           train.seed: ${seed}
 
 `${seed}`, `${run_dir}`, `${vars.NAME}` and `${stages.NAME}` (the output of an earlier stage) are filled in; `${output}` is the stage's own
-output. `shared:` holds mappings that stages merge by YAML anchors; nothing else reads it. Every mistake of a recipe is told
-at once.
+output. `shared:` holds mappings that stages merge by YAML anchors; nothing else reads it. A block of stages may be repeated (pipeline/repeat.py).
+Every mistake of a recipe is told at once.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import yaml
 from ..core.arguments import problems_of
 from ..core.errors import UserError, did_you_mean
 from .folders import recipes_folder
+from .repeat import expand, plain_name
 
 Parsers = Mapping[str, Callable[[], argparse.ArgumentParser]]
 _TOP = ("name", "description", "run_dir", "seed", "vars", "shared", "stages")
@@ -90,7 +91,8 @@ def load_recipe(name_or_path: str, changes: Sequence[str], parsers: Parsers) -> 
     """Read, change, fill in and check a recipe.
 
     Args:
-        changes: `--set` entries: `seed=1`, `run_dir=…`, `vars.NAME=…` or `STAGE.FLAG=…`, values in YAML.
+        changes: `--set` entries: `seed=1`, `run_dir=…`, `vars.NAME=…` or `STAGE.FLAG=…`, values in YAML; of a repeated stage `ppo.FLAG` is
+            meant for every iteration and `ppo@2.FLAG` for one.
         parsers: each command's parser.
 
     Raises:
@@ -106,14 +108,16 @@ def load_recipe(name_or_path: str, changes: Sequence[str], parsers: Parsers) -> 
     problems = _change(source, changes) + _shape_problems(source)
     stages, more = _build(source, parsers) if _can_be_built(source) else ([], [])
     if problems := problems + more:
-        raise UserError([f"{path}: {problem}" for problem in problems])
+        raise UserError([f"{path}: {problem}" for problem in _once(problems)])
     return Recipe(
         str(source["name"]), str(source.get("description", "")), Path(_run_dir(source)), int(source.get("seed", 0)), stages, source
     )
 
 
 def _change(source: dict[str, Any], changes: Sequence[str]) -> list[str]:
-    problems = []
+    """Apply `--set` entries: those of the recipe as a whole before its blocks are repeated, those of stages, of every iteration or of one, behind."""
+    problems: list[str] = []
+    of_stages: list[tuple[str, Any]] = []
     for change in changes:
         key, eq, text = change.partition("=")
         if not eq:
@@ -121,15 +125,22 @@ def _change(source: dict[str, Any], changes: Sequence[str]) -> list[str]:
             continue
         value = yaml.safe_load(text)
         first, _, rest = key.partition(".")
-        stages = source.get("stages") or {}
         if key in ("seed", "run_dir"):
             source[key] = value
         elif first == "vars" and rest in (source.get("vars") or {}):
             source["vars"][rest] = value
-        elif first in stages and rest:
-            stages[first].setdefault("flags", {})[rest] = value
         else:
-            known = ["seed", "run_dir", *[f"vars.{v}" for v in source.get("vars") or {}], *[f"{s}.FLAG" for s in stages]]
+            of_stages.append((key, value))
+    variables = list(source.get("vars") or {})
+    problems += expand(source)
+    stages = source["stages"] if isinstance(source.get("stages"), dict) else {}
+    for key, value in of_stages:
+        first, _, rest = key.partition(".")
+        meant = [name for name in stages if first in (name, plain_name(name))] if rest else []
+        for name in meant:
+            stages[name].setdefault("flags", {})[rest] = value
+        if not meant:
+            known = ["seed", "run_dir", *[f"vars.{v}" for v in variables], *[f"{s}.FLAG" for s in stages]]
             problems.append(f"--set {key!r} names nothing in the recipe{did_you_mean(key, known)} (known: {', '.join(known)})")
     return problems
 
@@ -222,6 +233,11 @@ def arguments(flags: Mapping[str, Any]) -> list[str]:
         for item in value if isinstance(value, list) else [value]:
             argv.append(json.dumps(item) if isinstance(item, dict) else str(item))
     return argv
+
+
+def _once(problems: Sequence[str]) -> list[str]:
+    """A mistake in a repeated stage is told of its first iteration."""
+    return list({re.sub(r"@\d+", "@", problem): problem for problem in reversed(problems)}.values())[::-1]
 
 
 def _run_dir(source: Mapping[str, Any]) -> str:

@@ -90,6 +90,15 @@ class Trained:
 
 
 @dataclass
+class Selected:
+    """A select stage: what it says of the policy that it judged (cli/select.py), and which stages trained it, the next start and the best."""
+
+    stage: Stage
+    result: dict[str, Any]
+    makers: dict[str, str]
+
+
+@dataclass
 class Artifacts:
     """Everything that could be read, in the order of the recipe; `problems` says in words what could not."""
 
@@ -97,6 +106,7 @@ class Artifacts:
     collected: list[Collected] = field(default_factory=list)
     evaluated: list[Evaluated] = field(default_factory=list)
     searched: list[Searched] = field(default_factory=list)
+    selected: list[Selected] = field(default_factory=list)
     sft: list[Trained] = field(default_factory=list)
     prms: list[Trained] = field(default_factory=list)
     ppo: list[Trained] = field(default_factory=list)
@@ -123,6 +133,8 @@ def gather(run: RunFolder) -> Artifacts:
         attempt(stage, read_evaluated, found.evaluated)
     for stage in run.done("search"):
         attempt(stage, read_searched, found.searched)
+    for stage in run.done("select"):
+        attempt(stage, read_selected, found.selected)
     for stage in run.done("train_prm"):
         attempt(stage, read_history, found.prms)
     for stage in run.started("train_ppo_ray"):
@@ -191,6 +203,16 @@ def read_searched(run: RunFolder, stage: Stage) -> Searched:
         raise UserError(f"{stage.output} is no list of searches")
     maker = run.origin(stage.flag("policy.model_name_or_path"))
     return Searched(stage, entries, maker, stage.flag("env.name"), stage.flag("env.args"))
+
+
+def read_selected(run: RunFolder, stage: Stage) -> Selected:
+    result = json.loads((stage.output / "selection.json").read_text(encoding="utf-8"))
+    makers = {}
+    for name in ("judged", "next", "best"):
+        policy = str(result[name]["policy"])
+        maker = run.origin(policy)
+        makers[name] = maker.label if maker else policy
+    return Selected(stage, result, makers)
 
 
 def read_history(run: RunFolder, stage: Stage) -> Trained:

@@ -111,6 +111,7 @@ def _context(found: Artifacts) -> dict[str, Any]:
         "missing": tables.missing(found, boards=bool(boards), viewer=viewer is not None),
         "boards": [(board, headlines.headlines(board)) for board in boards],
         "evaluations": [evaluation(e) for e in found.evaluated],
+        "selected": found.selected,
         "ppo": drawn(charts.ppo_charts(found.ppo)),
         "monitors": drawn(monitors.monitor_charts(found.watched)),
         "alarms": monitors.alarm_lines(found.watched),

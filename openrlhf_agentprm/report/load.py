@@ -6,6 +6,7 @@ The report knows stages by their command, never by their name, so it reads the r
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -80,8 +81,10 @@ class RunFolder:
         return self.locate(stage.flag("ckpt.output_dir", str(stage.output)))
 
     def origin(self, recorded: str) -> Stage | None:
-        """The stage that wrote a path; None for a path from outside the run."""
+        """The stage that wrote a path; None for a path from outside the run. A selection's link is what it leads to."""
         path = self.locate(recorded)
+        if path.is_symlink():
+            path = self.path / os.path.relpath(path.resolve(), self.path.resolve())
         makers = [s for s in self.stages if path == s.output or s.output in path.parents]
         return max(makers, key=lambda s: len(s.output.parts), default=None)
 

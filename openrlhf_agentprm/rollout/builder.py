@@ -20,7 +20,9 @@ from .prefix import Prefix, check_replay
 class Assignment:
     """Which episode is to be played; its identity is known before it begins.
 
-    One with a `prefix` begins in that state, and `sampling` says so: the prefix is no part of the identity.
+    One with a `prefix` begins in that state, and `sampling` says so: the prefix is no part of the identity. With `own_turns_only` the turns of the
+    prefix are no turns of the episode but part of its prompt. `steer` is an instruction that is shown while the episode is sampled and is not
+    stored; `sampling` says so too.
     """
 
     env: str
@@ -33,6 +35,8 @@ class Assignment:
     sampling: Mapping[str, Any]
     iteration: int = 0
     prefix: Prefix | None = None
+    own_turns_only: bool = False
+    steer: str = ""
 
     @property
     def episode_id(self) -> str:
@@ -83,6 +87,8 @@ class EpisodeBuilder:
         self._instruction = ""
         self._observation = ""
         self._action_start: int | None = None  # of an action that a prefix has begun
+        self._steered: list[int] = []  # the first prompt that the engine is shown in place of the nominal one
+        self._nominal = 0  # tokens of the nominal one
         self._status: Status | None = None
         self._ended: dict[str, Any] = {"terminated": False, "truncated": False, "outcome": 0.0, "error": ""}
 
@@ -90,7 +96,11 @@ class EpisodeBuilder:
         """The environment was reset."""
         self._instruction = answer["instruction"]
         self._observation = answer["observation"]
-        self._extend(self.chat.first(self._instruction, self._observation))
+        first = self.chat.first(self._instruction, self._observation)
+        if steer := self.assignment.steer:
+            self._steered = self.chat.first("\n".join(filter(None, (self._instruction, steer))), self._observation)
+            self._nominal = len(first)
+        self._extend(first)
 
     def request(self) -> dict[str, Any]:
         """What brings an environment to where the episode begins; `begin` or `resume` takes the answer."""
@@ -125,9 +135,19 @@ class EpisodeBuilder:
         return [replace(turn, action=turn.action or text(turn)) for turn in prefix.turns]
 
     @property
+    def prompt(self) -> list[int]:
+        """What the engine is shown: the tokens so far, behind a first prompt that steers where there is one."""
+        return [*self._steered, *self.token_ids[self._nominal :]] if self._steered else self.token_ids
+
+    @property
+    def _shown(self) -> int:
+        """Tokens of the prompt, or of what is stored if that is longer: both have to fit."""
+        return len(self.token_ids) + max(0, len(self._steered) - self._nominal)
+
+    @property
     def budget(self) -> int:
         """Tokens that the next action may have."""
-        room = self.limits.max_tokens - len(self.token_ids)
+        room = self.limits.max_tokens - self._shown
         begun = 0 if self._action_start is None else len(self.token_ids) - self._action_start
         return room if self.limits.max_tokens_per_turn is None else min(room, self.limits.max_tokens_per_turn - begun)
 
@@ -164,6 +184,7 @@ class EpisodeBuilder:
         assert self.finished and self._status is not None
         a = self.assignment
         last = self.turns[-1].action_end if self.turns else len(self.token_ids)
+        others = len(a.prefix.turns) if a.prefix and a.own_turns_only else 0
         return Episode(
             env=a.env,
             task_id=a.task_id,
@@ -179,8 +200,8 @@ class EpisodeBuilder:
             terminated=bool(self._ended["terminated"]),
             truncated=bool(self._ended["truncated"]),
             token_ids=self.token_ids[:last],
-            logprobs=self.logprobs[:last],
-            turns=self.turns,
+            logprobs=[] if self._steered else self.logprobs[:last],  # what is known is of other prompts
+            turns=self.turns[others:],
             instruction=self._instruction,
             final_observation=self._observation,
             error=str(self._ended["error"]),
@@ -189,8 +210,8 @@ class EpisodeBuilder:
     def _extend(self, token_ids: Sequence[int], logprobs: Sequence[float] = ()) -> None:
         self.token_ids.extend(token_ids)
         self.logprobs.extend(logprobs or [0.0] * len(token_ids))
-        if len(self.token_ids) >= self.limits.max_tokens:
-            self._finish(Status.CONTEXT_OVERFLOW, truncated=True, error=f"{len(self.token_ids)} of {self.limits.max_tokens} tokens")
+        if self._shown >= self.limits.max_tokens:
+            self._finish(Status.CONTEXT_OVERFLOW, truncated=True, error=f"{self._shown} of {self.limits.max_tokens} tokens")
 
     def _end(self, answer: Mapping[str, Any]) -> None:
         success = answer["success"]

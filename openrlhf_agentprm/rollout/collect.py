@@ -151,7 +151,8 @@ class _Loop:
             yield episode
         else:
             request_id = f"{reply.worker}-{slot.assignment.episode_id}-{slot.attempt}-{len(builder.turns)}"
-            self.engine.submit(request_id, builder.token_ids, self.sampling, builder.budget, self.chat.stop_token_ids)
+            sampling = self.sampling.at(len(builder.turns))
+            self.engine.submit(request_id, builder.prompt, sampling, builder.budget, self.chat.stop_token_ids)
 
     def _release(self, worker: int) -> None:
         del self.slots[worker]

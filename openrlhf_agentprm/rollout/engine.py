@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How actions are sampled; part of an episode's identity, but for a seed of the request's own, where it is to have one."""
+    """How actions are sampled; part of an episode's identity, but for a seed of the request's own, where it is to have one.
+
+    Args:
+        by_turn: temperatures of the first turn, the second, …, in place of one for all; the last one stays.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1
     seed: int | None = None
+    by_turn: tuple[float, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        by_turn = {"turn_temperatures": list(self.by_turn)} if self.by_turn else {}
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, **by_turn}
+
+    def at(self, turn: int) -> Sampling:
+        """How the action of a turn is sampled."""
+        return replace(self, temperature=self.by_turn[min(turn, len(self.by_turn) - 1)], by_turn=()) if self.by_turn else self
 
 
 @dataclass(frozen=True)

@@ -195,3 +195,20 @@ def test_a_prm_is_trained_on_labels_made_beforehand(tiny, count_store, tmp_path)
     from openrlhf_agentprm.prm.record import Record
 
     assert Record.load(tmp_path / "prm").method == "mc_visits"
+
+
+def test_labels_of_several_stores_are_read_together_if_made_alike(tmp_path):
+    stores = []
+    for name, actions in (("one", [7, 8]), ("two", [7, 9])):
+        with EpisodeWriter(tmp_path / name) as writer:
+            writer.add(episode(0, actions, float(name == "one"), task=name))
+        stores.append(EpisodeStore(tmp_path / name))
+        mc_visits.annotate(stores[-1]).save(tmp_path / f"{name}-labels", {"method": "mc_visits"})
+    folders = f"{tmp_path / 'one-labels'},{tmp_path / 'two-labels'}"
+    found = read_labels(folders)
+    assert sorted(targets for targets, _ in found.values()) == [[0.0, 0.0], [1.0, 1.0]] and read_about(folders)["method"] == "mc_visits"
+    qlass.annotate(stores[1]).save(tmp_path / "two-labels", {"method": "qlass", "scale": "order"})
+    with pytest.raises(
+        UserError, match="one-labels and of .*two-labels differ in method, scale; labels that are read together are made alike"
+    ):
+        read_labels(folders)

@@ -210,3 +210,18 @@ def test_problems_are_told_with_their_place():
         assert part in told
     assert "no action" in problems_of(episode(0, turns=[]))[0]
     assert problems_of(episode(0)) == []
+
+
+def test_several_stores_are_read_as_one(tmp_path):
+    for name, numbers in (("a", (0, 1)), ("b", (1, 2))):
+        with EpisodeWriter(tmp_path / name) as writer:
+            for n in numbers:
+                writer.add(episode(n))
+    both = EpisodeStore(f"{tmp_path / 'a'}, {tmp_path / 'b'}")
+    assert sorted(e.task_id for e in both.episodes()) == ["t0", "t1", "t2"] and both.rows_in_shards() == 4, "each once"
+    with pytest.raises(UserError, match=rf"no episode store at {tmp_path}/c"):
+        EpisodeStore(f"{tmp_path / 'a'},{tmp_path / 'c'}")
+    odd = tmp_path / "a,b"
+    with EpisodeWriter(odd) as writer:
+        writer.add(episode(5))
+    assert len(EpisodeStore(odd)) == 1, "a folder's own name may have a comma"
