@@ -33,7 +33,7 @@ COMBINATIONS = {
     "KL in the loss, k3": ["--algo.kl.use_loss", "--algo.kl.estimator", "k3"],
     "KL in the loss, k2": ["--algo.kl.use_loss", "--algo.kl.estimator", "k2"],
     "KL in the reward, k3": ["--algo.kl.estimator", "k3"],
-    "dynamic filtering": ["--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_range", 0.01, 0.99],
+    "dynamic filtering": ["--algo.dynamic_filtering_enable", "--algo.dynamic_filtering_range", -0.5, 1.5],
     "asynchronous": ["--train.async_enable", "--train.async_queue_size", 2],
     "partial rollouts": ["--train.async_enable", "--train.partial_rollout_enable"],
     "reference offloaded": ["--ref.offload"],
