@@ -125,7 +125,7 @@ def advantage_problems(args: Any) -> list[str]:
         found.append(
             f"--algo.advantage.no_std_norm is not what {a.estimator} normalises by; choose --algo.advantage.whiten {'|'.join(WHITENINGS)}"
         )
-    if found or not hasattr(function, "needs"):
+    if found:
         return found
     if wrong := _tried(function, estimator_options(args, 0.1)):
         return [f"--algo.advantage.estimator {a.estimator}: {wrong}"]
@@ -177,7 +177,7 @@ def _reads(estimator: str, name: str) -> bool:
 
 
 def _tried(function: Callable[..., Any], options: Mapping[str, Any]) -> str | None:
-    """What the estimator says of its options, asked on two episodes of a turn each; None if nothing."""
+    """What the estimator says of its options, asked on two episodes of a turn each; another package's is not run. None if nothing."""
     one_BK, one_BT = torch.full((2, 1), 0.5), torch.full((2, 2), 0.5)
     yes_BK, ids_BT, zero_B = torch.ones(2, 1, dtype=torch.bool), torch.tensor([[-1, 0], [-1, 0]]), torch.zeros(2, dtype=torch.long)
     batch = TurnBatch(
@@ -187,7 +187,9 @@ def _tried(function: Callable[..., Any], options: Mapping[str, Any]) -> str | No
         running={},
     )  # fmt: skip
     try:
-        function(batch, **options)
+        inspect.signature(function).bind(batch, **options)
+        if hasattr(function, "needs"):
+            function(batch, **options)
     except (TypeError, ValueError) as error:
         return str(error)
     return None
