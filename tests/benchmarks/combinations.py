@@ -29,7 +29,7 @@ COMBINATIONS = {
     "ZeRO-3": ["--ds.zero_stage", 3],
     "hybrid engine": ["--train.colocate_all", "--ds.enable_sleep"],
     "hybrid engine with a sleeping vLLM": ["--train.colocate_all", "--vllm.enable_sleep", "--ds.enable_sleep"],
-    "colocated pairs": ["--train.colocate_actor_ref", "--train.colocate_critic_reward"],
+    "colocated pairs": ["--train.colocate_actor_ref", "--train.colocate_critic_reward", "--reward.num_gpus_per_node", 1],
     "KL in the loss, k3": ["--algo.kl.use_loss", "--algo.kl.estimator", "k3"],
     "KL in the loss, k2": ["--algo.kl.use_loss", "--algo.kl.estimator", "k2"],
     "KL in the reward, k3": ["--algo.kl.estimator", "k3"],
