@@ -16,8 +16,8 @@ PAYS = {  # what the flaw can earn in an episode, and the flags that ask for it;
 _RUN = [
     "--env.name", "thirdparty_patient", "--env.max_turns", 6, "--env.max_tokens_per_turn", 4, "--env.num_workers", 8, "--data.max_len", 96,
     "--prm.name", "thirdparty_repeats", "--prm.model_name_or_path", "nowhere", "--algo.advantage.estimator", "turn_gae",
-    "--algo.advantage.values", "prm", "--env.num_tasks", 32, "--algo.advantage.lambd", 1, "--algo.kl.init_coef", 0, "--actor.lr_scheduler", "constant",
-    "--actor.num_gpus_per_node", 1,
+    "--algo.advantage.values", "prm", "--env.num_tasks", 32, "--algo.advantage.lambd", 1, "--algo.kl.init_coef", 0,
+    "--actor.lr_scheduler", "constant", "--actor.num_gpus_per_node", 1,
     "--ref.num_gpus_per_node", 1, "--critic.num_gpus_per_node", 1, "--vllm.num_engines", 1, "--vllm.enforce_eager",
     "--vllm.gpu_memory_utilization", 0.05, "--vllm.sync_backend", "gloo", "--rollout.batch_size", 32, "--rollout.n_samples_per_prompt", 4,
     "--rollout.micro_batch_size", 64, "--train.batch_size", 128, "--train.micro_batch_size", 64, "--ds.zero_stage", 0,

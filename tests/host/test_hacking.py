@@ -54,7 +54,7 @@ def test_an_alarm_ends_the_run_with_the_best_held_out_policy(learnt, tmp_path):
     assert alarm["action"] == "best" and rows["training"][-1]["step"] == alarm["step"] < STEPS
     steps = [row["step"] for row in rows["held_out"]]
     assert steps == list(range(0, alarm["step"] + 1, 3)), "by the host's own evaluation, and before the first step"
-    assert all(row["episodes"] == 128 and 0 < row["prm_reward"] and 0 < row["success"] <= 1 for row in rows["held_out"])
+    assert all(row["episodes"] == 128 and row["prm_reward"] > 0 and 0 < row["success"] <= 1 for row in rows["held_out"])
     best = max(rows["held_out"], key=lambda row: row["success"])["step"]
     assert f"the policy is that of best_global_step{best}" in log
     saved, kept = (
