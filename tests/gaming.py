@@ -1,4 +1,4 @@
-"""PPO on the counting game with a PRM that pays for repeating oneself: a policy to start from, a run, what its monitors wrote."""
+"""PPO on a counting game with a PRM that pays for repeating oneself: a policy to start from, a run, what its monitors wrote."""
 
 import json
 from pathlib import Path
@@ -8,33 +8,33 @@ from launching import module
 
 from openrlhf_agentprm.data.store import EpisodeStore
 
-_WEIGHT = ["--algo.advantage.process_weight", 3]
 PAYS = {  # what the flaw can earn in an episode, and the flags that ask for it; one line a form
-    "sum": ["--algo.advantage.process_reward", "promise", *_WEIGHT],  # as much as there are turns
-    "progress": ["--algo.advantage.process_reward", "progress", *_WEIGHT, "--algo.advantage.force_enable"],  # at most the last score, 1
-    "delta": ["--algo.advantage.process_reward", "delta", *_WEIGHT],  # at most the last score, 1
-    "min_form": ["--algo.advantage.process_reward", "min_form", *_WEIGHT],  # at most the lowest score
+    "sum": ["--algo.advantage.process_reward", "promise"],  # as much as there are turns
+    "progress": ["--algo.advantage.process_reward", "progress", "--algo.advantage.force_enable"],  # at most the last score, 1
+    "delta": ["--algo.advantage.process_reward", "delta"],  # at most the last score, 1
+    "min_form": ["--algo.advantage.process_reward", "min_form"],  # at most the lowest score, 0 in the first turn
     "outcome": ["--algo.advantage.process_reward", "none"],
 }
 _RUN = [
-    "--env.name", "thirdparty_count", "--env.max_turns", 6, "--env.max_tokens_per_turn", 4, "--env.num_workers", 8, "--data.max_len", 96,
+    "--env.name", "thirdparty_patient", "--env.max_turns", 6, "--env.max_tokens_per_turn", 4, "--env.num_workers", 8, "--data.max_len", 96,
     "--prm.name", "thirdparty_repeats", "--prm.model_name_or_path", "nowhere", "--algo.advantage.estimator", "turn_gae",
-    "--algo.advantage.values", "prm", "--env.num_tasks", 32, "--algo.advantage.lambd", 1, "--algo.kl.init_coef", 0, "--actor.num_gpus_per_node", 1,
+    "--algo.advantage.values", "prm", "--env.num_tasks", 32, "--algo.advantage.lambd", 1, "--algo.kl.init_coef", 0,
+    "--actor.lr_scheduler", "constant", "--actor.num_gpus_per_node", 1,
     "--ref.num_gpus_per_node", 1, "--critic.num_gpus_per_node", 1, "--vllm.num_engines", 1, "--vllm.enforce_eager",
-    "--vllm.gpu_memory_utilization", 0.05, "--vllm.sync_backend", "gloo", "--rollout.batch_size", 32, "--rollout.n_samples_per_prompt", 8,
-    "--rollout.micro_batch_size", 128, "--train.batch_size", 256, "--train.micro_batch_size", 128, "--ds.zero_stage", 0,
+    "--vllm.gpu_memory_utilization", 0.05, "--vllm.sync_backend", "gloo", "--rollout.batch_size", 32, "--rollout.n_samples_per_prompt", 4,
+    "--rollout.micro_batch_size", 64, "--train.batch_size", 128, "--train.micro_batch_size", 64, "--ds.zero_stage", 0,
     "--ds.attn_implementation", "sdpa",
 ]  # fmt: skip
 
 
 def gamed(policy, folder, *flags, steps, **kwargs):
-    """A watched run of so many steps, each of 8 episodes of the same 32 tasks; the rows of its `monitor.jsonl`, and its output."""
+    """A watched run of so many steps, each of 4 episodes of the same 32 tasks; the rows of its `monitor.jsonl`, and its output."""
     folder = Path(folder)
     line = [
         "--actor.model_name_or_path",
         policy,
-        "--env.num_tasks",
-        16 * steps,
+        "--train.num_episodes",
+        steps,
         "--ckpt.output_dir",
         folder,
         "--ckpt.path",
@@ -53,7 +53,7 @@ def rows_of(folder):
 
 
 def success(rows, step, reach=1):
-    """Mean success of training batches at most `reach` steps away: 768 episodes with reach 1."""
+    """Mean success of training batches at most `reach` steps away: 384 episodes with reach 1."""
     near = [row["success"] for row in rows["training"] if abs(row["step"] - step) <= reach]
     return sum(near) / len(near)
 

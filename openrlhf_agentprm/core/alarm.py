@@ -127,12 +127,12 @@ def judge(points: Sequence[Point], origin: Origin, rule: Rule) -> Verdict | None
 
         R = rise of x / σ_x        by how many spreads the PRM's reward rose
         S = rise of y              what success rose, in [−1, 1]
-        D = min(κ R, (1 − ȳ)/σ_y) − S/σ_y    what is missing for success to have kept up, κ = ¼; it cannot go above 1
+        D = κ R − S/σ_y            what is missing for success to have kept up, κ = ¼
 
-        rings  ⇔  R ≥ ρ  and  S ≤ 0  and  R ≥ z e_R  and  D ≥ z √(κ² e_R² + e_S²/σ_y²)
+        rings  ⇔  R ≥ ρ  and  R ≥ z e_R  and  S < z e_S  and  D ≥ z √(κ² e_R² + e_S²/σ_y²)
 
-    ρ keeps out rises that mean nothing, however certain. S ≤ 0 is the word of the points themselves that success does not rise; the last condition,
-    that enough episodes were seen to have noticed if it had kept up. A run that learns has S > 0; a plateau has R near 0.
+    The PRM's reward has surely risen, by enough to mean something; success has not surely risen; and so many episodes were seen that one would have
+    noticed if it had kept up. A run that learns has S/σ_y near R or above; a plateau has R near 0.
 
     The same is asked of the last W/2 points, so that what begins suddenly is not held back by what was before.
 
@@ -149,9 +149,8 @@ def _over(last: Sequence[Point], origin: Origin, rule: Rule) -> Verdict:
     steps = [float(p.step) for p in last]
     r, r_error = rise(steps, [p.reward / origin.spread for p in last], [(p.spread / origin.spread) ** 2 / p.episodes for p in last])
     s, s_error = rise(steps, [p.success for p in last], [success_variance(p.success, p.episodes) for p in last])
-    room = (1 - sum(p.success for p in last) / len(last)) / origin.success_spread
-    missing = min(KEEPS_UP * r, room) - s / origin.success_spread
+    missing = KEEPS_UP * r - s / origin.success_spread
     missing_error = math.hypot(KEEPS_UP * r_error, s_error / origin.success_spread)
     evidence = min(r / r_error if r_error else math.copysign(math.inf, r), missing / missing_error)
-    rings = r >= rule.rise and s <= 0 and evidence >= rule.z
+    rings = r >= rule.rise and s < rule.z * s_error and evidence >= rule.z
     return Verdict(r, s, (r - s / origin.success_spread) / (steps[-1] - steps[0]), evidence, rings)

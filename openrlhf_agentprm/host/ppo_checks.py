@@ -34,8 +34,9 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append(
             "--ds.lora.rank: the host sends adapters under names that vLLM does not know, and stops at the first update; leave it out"
         )
-    if args.vllm.enable_sleep and not has_cuda():
-        found.append("--vllm.enable_sleep: vLLM puts an engine to sleep on GPUs only; leave it out")
+    asleep = [flag for flag, on in (("--vllm.enable_sleep", args.vllm.enable_sleep), ("--ds.enable_sleep", args.ds.enable_sleep)) if on]
+    if asleep and not has_cuda():
+        found.append(f"{' and '.join(asleep)}: only what is on a GPU can be put to sleep; leave it out")
     found += _packing_problems(args) + advantage_problems(args)
     if args.prm.model_name_or_path:
         found += _colocation_problems(args) + _prm_problems(args, ours)

@@ -63,8 +63,9 @@ def test_a_rule_by_hand():
         ([0, 1, 2, 3], [0.3, 0.4, 0.5, 0.6], 200, False),  # it learns
         ([3, 2, 1, 0], [0.6, 0.5, 0.4, 0.3], 200, False),  # both fall: no game, but not well either
         ([0, 0.03, 0.06, 0.09], [0.6, 0.5, 0.4, 0.3], 10**6, False),  # certain, and less than a tenth of a spread
-        ([0, 1, 2, 3], [1.0, 1.0, 1.0, 1.0], 10**6, False),  # success cannot rise
-        ([0, 1, 2, 3], [1.0, 0.95, 0.9, 0.85], 200, True),  # but fall it can
+        ([0, 1, 2, 3], [1.0, 1.0, 1.0, 1.0], 10**4, True),  # success cannot rise, so this is paid for something else
+        ([0, 1, 2, 3], [0.5, 0.55, 0.5, 0.55], 200, True),  # as good as not at all
+        ([0, 10, 20, 30], [0.5, 0.55, 0.6, 0.65], 1000, False),  # success surely rises, however little beside the reward
         ([0, 1, 2], [0.6, 0.5, 0.4], 10**6, False),  # too few points
     ],
 )

@@ -1,11 +1,15 @@
-"""A policy that games its PRM, for real: a reward model that pays for repeating an action, on the counting game."""
+"""A policy that games its PRM, for real: a reward model that pays for repeating an action, on a counting game."""
 
 import pytest
+import torch
 from gaming import PAYS, gamed, imitate, success
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.host
-RATE = ["--actor.adam.lr", 3e-4]
-BOUNDED = ["delta"]
+STEPS = 13
+LONGER = 20
+RATE = ["--actor.adam.lr", 2e-4]
+BOUNDED = ["delta"]  # forms in which the flaw earns no more the longer an episode is
 
 
 @pytest.fixture(scope="module")
@@ -19,22 +23,58 @@ def learnt(tiny, count_store, tmp_path_factory):
 @pytest.fixture(scope="module")
 def summed(learnt, tmp_path_factory):
     """The rows of a run that is paid the sum."""
-    return gamed(learnt, tmp_path_factory.mktemp("sum"), *PAYS["sum"], *RATE, "--prm.monitor_every", 1, steps=14)[0]
+    return gamed(learnt, tmp_path_factory.mktemp("sum"), *PAYS["sum"], *RATE, "--prm.monitor_every", 1, steps=STEPS)[0]
 
 
 def test_the_alarm_rings_before_success_has_fallen_by_ten_points(summed):
-    start, end = success(summed, 2), success(summed, 13)
-    assert len(summed["training"]) == 14 and end < start - 0.1, "it is gamed"
-    assert len(summed["alarm"]) == 1
+    start, end = success(summed, 2), success(summed, STEPS - 1)
+    told = [round(row["success"], 2) for row in summed["training"]]
+    assert len(told) == STEPS and end < start - 0.1, f"it is gamed: {told}"
+    assert len(summed["alarm"]) == 1, told
     rang = summed["alarm"][0]["step"]
-    assert success(summed, rang) > start - 0.1, (start, rang, [row["success"] for row in summed["training"]])
+    assert success(summed, rang) > start - 0.1, (rang, told)
     first, last = summed["training"][0], summed["training"][-1]
-    assert last["prm_reward"] > first["prm_reward"] + 2 and last["repeated_actions"] > first["repeated_actions"] and last["gap"] > 2
+    assert last["prm_reward"] > first["prm_reward"] + 1 and last["repeated_actions"] > 2 * first["repeated_actions"] and last["gap"] > 2
+    assert last["promise_drift"] > 0.2 > first["promise_drift"] and last["turns_drift"] > 1 and last["valid_actions"] > 0.5
 
 
 @pytest.mark.parametrize("form", BOUNDED)
 def test_bounded_forms_withstand_it_longer(learnt, summed, form, tmp_path):
-    rows, _ = gamed(learnt, tmp_path, *PAYS[form], *RATE, "--prm.monitor_every", 1, steps=14)
+    rows, _ = gamed(learnt, tmp_path, *PAYS[form], *RATE, "--prm.monitor_every", 1, steps=STEPS)
     rang = [row["step"] for row in rows["alarm"]]
     assert not rang or rang[0] > summed["alarm"][0]["step"]
-    assert success(rows, 13) > success(summed, 13) + 0.1
+    assert success(rows, STEPS - 1) > success(summed, STEPS - 1) + 0.1
+
+
+def test_an_alarm_ends_the_run_with_the_best_held_out_policy(learnt, tmp_path):
+    """The host's evaluation on held-out tasks, one before the first step; its loggers; the checkpoint that is gone back to."""
+    held_out = ["--prm.monitor_every", 3, "--env.eval_tasks", 64, "--eval.n_samples_per_prompt", 2, "--eval.temperature", 1.0]
+    more = ["--prm.early_stop", "best", "--ckpt.save_hf", "--logger.tensorboard_dir", tmp_path / "board"]
+    rows, log = gamed(learnt, tmp_path / "run", *PAYS["sum"], *RATE, *held_out, *more, steps=STEPS)
+    (alarm,) = rows["alarm"]
+    assert alarm["action"] == "best" and rows["training"][-1]["step"] == alarm["step"] < STEPS
+    steps = [row["step"] for row in rows["held_out"]]
+    assert steps == list(range(0, alarm["step"] + 1, 3)), "by the host's own evaluation, and before the first step"
+    assert all(row["episodes"] == 128 and row["prm_reward"] > 0 and 0 < row["success"] <= 1 for row in rows["held_out"])
+    best = max(rows["held_out"], key=lambda row: row["success"])["step"]
+    assert f"the policy is that of best_global_step{best}" in log
+    saved, kept = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "run", tmp_path / f"run/state/best_global_step{best}_hf")
+    )
+    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+    from openrlhf_agentprm.report.curves import read_scalars
+
+    scalars = read_scalars(tmp_path / "board")
+    assert [step for step, _ in scalars["eval/monitor/prm_reward"]] == steps and scalars["train/monitor/alarm"][-1] == (alarm["step"], 1.0)
+
+
+def test_behind_the_alarm_outcomes_bring_success_back_asynchronously_too(learnt, summed, tmp_path):
+    """Through a queue, with held-out tasks, and long enough for success to recover."""
+    flags = ["--prm.monitor_every", 4, "--env.eval_tasks", 32, "--eval.n_samples_per_prompt", 1, "--eval.temperature", 1.0]
+    rows, _ = gamed(learnt, tmp_path, *PAYS["sum"], *RATE, *flags, "--prm.early_stop", "outcome", "--train.async_enable", steps=LONGER)
+    (alarm,) = rows["alarm"]
+    assert alarm["action"] == "outcome" and len(rows["training"]) == LONGER
+    assert rows["held_out"][0]["step"] == 0 and len(rows["held_out"]) >= 3
+    paid = {row["step"]: row["prm_reward"] for row in rows["training"]}
+    assert paid[LONGER] < max(paid.values()) - 0.3, f"what pays nothing is given up: {paid}"
+    assert success(rows, LONGER - 1) > success(summed, STEPS - 1) + 0.2
