@@ -32,7 +32,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="agentprm run", description="Run a recipe's stages in order. The same command continues an interrupted run.")
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe of ours (agentprm list recipes)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="seed, run_dir, vars.NAME, STAGE.FLAG or STAGE@2.FLAG"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="seed, run_dir, vars.NAME, STAGE.FLAG or STAGE-2.FLAG"
     )
     parser.add_argument("--from", dest="first", default=None, metavar="STAGE", help="run again from this stage on")
     parser.add_argument("--until", dest="last", default=None, metavar="STAGE", help="stop behind this stage")

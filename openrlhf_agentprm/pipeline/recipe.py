@@ -34,7 +34,7 @@ import yaml
 from ..core.arguments import problems_of
 from ..core.errors import UserError, did_you_mean
 from .folders import recipes_folder
-from .repeat import expand, plain_name
+from .repeat import expand
 
 Parsers = Mapping[str, Callable[[], argparse.ArgumentParser]]
 _TOP = ("name", "description", "run_dir", "seed", "vars", "shared", "stages")
@@ -92,7 +92,7 @@ def load_recipe(name_or_path: str, changes: Sequence[str], parsers: Parsers) -> 
 
     Args:
         changes: `--set` entries: `seed=1`, `run_dir=…`, `vars.NAME=…` or `STAGE.FLAG=…`, values in YAML; of a repeated stage `ppo.FLAG` is
-            meant for every iteration and `ppo@2.FLAG` for one.
+            meant for every iteration and `ppo-2.FLAG` for one.
         parsers: each command's parser.
 
     Raises:
@@ -105,17 +105,22 @@ def load_recipe(name_or_path: str, changes: Sequence[str], parsers: Parsers) -> 
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(source, dict):
         raise UserError(f"{path} holds {type(source).__name__}; a recipe is a mapping with the keys {', '.join(_TOP)}")
-    problems = _change(source, changes) + _shape_problems(source)
+    repeated, problems = _change(source, changes)
+    problems += _shape_problems(source)
     stages, more = _build(source, parsers) if _can_be_built(source) else ([], [])
     if problems := problems + more:
-        raise UserError([f"{path}: {problem}" for problem in _once(problems)])
+        raise UserError([f"{path}: {problem}" for problem in _once(problems, repeated)])
     return Recipe(
         str(source["name"]), str(source.get("description", "")), Path(_run_dir(source)), int(source.get("seed", 0)), stages, source
     )
 
 
-def _change(source: dict[str, Any], changes: Sequence[str]) -> list[str]:
-    """Apply `--set` entries: those of the recipe as a whole before its blocks are repeated, those of stages, of every iteration or of one, behind."""
+def _change(source: dict[str, Any], changes: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Apply `--set` entries: those of the recipe as a whole, then, once its blocks are repeated, those of stages, of every iteration or of one.
+
+    Returns:
+        The names in their block of stages that are repeated, and problems.
+    """
     problems: list[str] = []
     of_stages: list[tuple[str, Any]] = []
     for change in changes:
@@ -132,17 +137,18 @@ def _change(source: dict[str, Any], changes: Sequence[str]) -> list[str]:
         else:
             of_stages.append((key, value))
     variables = list(source.get("vars") or {})
-    problems += expand(source)
+    repeated, found = expand(source)
+    problems += found
     stages = source["stages"] if isinstance(source.get("stages"), dict) else {}
     for key, value in of_stages:
         first, _, rest = key.partition(".")
-        meant = [name for name in stages if first in (name, plain_name(name))] if rest else []
+        meant = [name for name in stages if first in (name, repeated.get(name))] if rest else []
         for name in meant:
             stages[name].setdefault("flags", {})[rest] = value
         if not meant:
             known = ["seed", "run_dir", *[f"vars.{v}" for v in variables], *[f"{s}.FLAG" for s in stages]]
             problems.append(f"--set {key!r} names nothing in the recipe{did_you_mean(key, known)} (known: {', '.join(known)})")
-    return problems
+    return repeated, problems
 
 
 def _shape_problems(source: dict[str, Any]) -> list[str]:
@@ -235,9 +241,13 @@ def arguments(flags: Mapping[str, Any]) -> list[str]:
     return argv
 
 
-def _once(problems: Sequence[str]) -> list[str]:
-    """A mistake in a repeated stage is told of its first iteration."""
-    return list({re.sub(r"@\d+", "@", problem): problem for problem in reversed(problems)}.values())[::-1]
+def _once(problems: Sequence[str], repeated: Mapping[str, str]) -> list[str]:
+    """A mistake in a repeated stage is told of one iteration, the first."""
+    told: dict[str, str] = {}
+    for problem in problems:
+        stage = next((name for name in repeated if problem.startswith(f"stage '{name}':")), "")
+        told.setdefault(problem.replace(f"'{stage}'", repeated[stage], 1) if stage else problem, problem)
+    return list(told.values())
 
 
 def _run_dir(source: Mapping[str, Any]) -> str:

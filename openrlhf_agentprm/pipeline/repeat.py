@@ -3,7 +3,7 @@
     stages:
       sft: {…}
       loop:
-        repeat: ${vars.iterations}       # episodes@1, prm@1, ppo@1, episodes@2, …
+        repeat: ${vars.iterations}       # episodes-1, prm-1, ppo-1, episodes-2, …
         start: {ppo: "${stages.sft}", prm: "${stages.sft}"}      # what ${stages.ppo@previous} is in the first iteration
         stages:
           episodes: {command: collect, flags: {policy.model_name_or_path: "${stages.ppo@previous}", …}}
@@ -29,14 +29,18 @@ _STAGE = re.compile(r"\$\{stages\.([^}@]*)(?:@(previous|all|last))?\}")
 _VARIABLE = re.compile(r"\$\{vars\.([^}]*)\}")
 
 
-def expand(source: dict[str, Any]) -> list[str]:
-    """Put the stages of every block of a recipe in its place; what is wrong with the blocks, in words.
+def expand(source: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Put the stages of every block of a recipe in its place.
 
     A variable that is a block's count and nothing else is taken out with it: in the recipe that is left it would do nothing.
+
+    Returns:
+        Of every stage that was made the name in its block, and what is wrong with the blocks, in words.
     """
     stages = source.get("stages")
     if not isinstance(stages, dict):
-        return []
+        return {}, []
+    names: dict[str, str] = {}
     flat: dict[str, Any] = {}
     problems: list[str] = []
     counts: dict[str, int] = {}  # of the iterations, by stage
@@ -50,22 +54,14 @@ def expand(source: dict[str, Any]) -> list[str]:
             made, wrong = _iteration(entry["stages"], entry.get("start") or {}, number)
             problems += wrong + [f"stage {stage!r} is there twice" for stage in made if stage in flat or stage in stages]
             flat |= made
+            names |= {f"{of}-{number}": of for of in entry["stages"]}
         counts |= dict.fromkeys(entry.get("stages") or {}, count)
     for entry in stages.values():
         used = _VARIABLE.fullmatch(str(entry.get("repeat"))) if isinstance(entry, dict) else None
         if used and f"${{vars.{used[1]}}}" not in str(flat):
             (source.get("vars") or {}).pop(used[1], None)
     source["stages"] = flat
-    return problems
-
-
-def plain_name(stage: str) -> str:
-    """A stage's name without its iteration.
-
-    >>> plain_name("ppo@2")
-    'ppo'
-    """
-    return re.sub(r"@\d+$", "", stage)
+    return names, problems
 
 
 def _block_problems(name: str, block: Mapping[str, Any], variables: Mapping[str, Any]) -> tuple[list[str], int]:
@@ -98,21 +94,21 @@ def _iteration(stages: Mapping[str, Any], start: Mapping[str, str], number: int)
             if of not in stages:
                 if which:
                     problems.append(
-                        f"stage '{name}@{number}': ${{stages.{of}@{which}}} is of no stage of the block{did_you_mean(of, stages)}"
+                        f"stage '{name}-{number}': ${{stages.{of}@{which}}} is of no stage of the block{did_you_mean(of, stages)}"
                     )
                 return [_reference(of)]
             if which == "all":
-                return [_reference(f"{of}@{i}") for i in range(1, number + 1)]
+                return [_reference(f"{of}-{i}") for i in range(1, number + 1)]
             if which == "last":
-                problems.append(f"stage '{name}@{number}': ${{stages.{of}@last}} is not known inside the block; take @previous or @all")
+                problems.append(f"stage '{name}-{number}': ${{stages.{of}@last}} is not known inside the block; take @previous or @all")
             if which == "previous" and number == 1 and of not in start:
-                problems.append(f"stage '{name}@1': nothing is before ${{stages.{of}@previous}}; say in start what stands for it")
+                problems.append(f"stage '{name}-1': nothing is before ${{stages.{of}@previous}}; say in start what stands for it")
             if which == "previous":
-                return [_reference(f"{of}@{number - 1}") if number > 1 else str(start.get(of, ""))]
-            return [_reference(f"{of}@{number}")]
+                return [_reference(f"{of}-{number - 1}") if number > 1 else str(start.get(of, ""))]
+            return [_reference(f"{of}-{number}")]
 
         flags = _rewritten(stage.get("flags") or {}, referred, {"${iteration}": str(number)})
-        made[f"{name}@{number}"] = {**stage, "flags": flags} | _named(stage, number)
+        made[f"{name}-{number}"] = {**stage, "flags": flags} | _named(stage, number)
     return made, problems
 
 
@@ -121,7 +117,7 @@ def _named(stage: Mapping[str, Any], number: int) -> dict[str, Any]:
     named: dict[str, Any] = {"title": f"{stage['title']}, iteration {number}"} if stage.get("title") else {}
     if "output" in stage:
         stem, dot, suffix = str(stage["output"]).rpartition(".")
-        named["output"] = f"{stem}@{number}.{suffix}" if dot else f"{suffix}@{number}"
+        named["output"] = f"{stem}-{number}.{suffix}" if dot else f"{suffix}-{number}"
     return named
 
 
@@ -131,7 +127,7 @@ def _outside(entry: dict[str, Any], counts: Mapping[str, int]) -> dict[str, Any]
     def referred(of: str, which: str) -> list[str]:
         if which not in ("last", "all") or of not in counts:
             return [_reference(f"{of}@{which}" if which else of)]
-        return [_reference(f"{of}@{i}") for i in range(1 if which == "all" else counts[of], counts[of] + 1)]
+        return [_reference(f"{of}-{i}") for i in range(1 if which == "all" else counts[of], counts[of] + 1)]
 
     return {**entry, "flags": _rewritten(entry["flags"], referred, {})} if isinstance(entry.get("flags"), dict) else entry
 

@@ -53,36 +53,36 @@ def selection(run, name):
 
 def test_an_iteration_that_fails_is_not_built_on_and_an_interrupted_loop_goes_on(quick_run, tmp_path):
     path, run = smaller(quick_run, tmp_path, "iterate-agentprm"), tmp_path / "run"
-    planted = changes({"ppo@1.actor.adam.lr": 0.1})  # two steps of which leave little of the policy
+    planted = changes({"ppo-1.actor.adam.lr": 0.1})  # two steps of which leave little of the policy
     process = subprocess.Popen(
         [sys.executable, "-m", "openrlhf_agentprm.cli.main", "run", str(path), *planted], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )  # fmt: skip
     deadline = time.monotonic() + 500
-    while not (run / "state/prm@2.begun").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (run / "state/prm-2.begun").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "what was finished is kept" in told, told
     done = agentprm("run", path, *planted, timeout=500).stdout
     assert done.count("done before") == 8, done
-    failed, last = selection(run, "choice@1"), selection(run, "choice@2")
+    failed, last = selection(run, "choice-1"), selection(run, "choice-2")
     assert failed["failed"] and failed["gains"]["start"]["high"] < 0
-    assert failed["judged"]["mean"] < failed["start"]["mean"] and (run / "choice@1/next").resolve() == (quick_run / "sft").resolve()
+    assert failed["judged"]["mean"] < failed["start"]["mean"] and (run / "choice-1/next").resolve() == (quick_run / "sft").resolve()
     assert last["start"]["policy"] == str(quick_run / "sft"), "the second iteration started from the best so far"
     best = last["best"]
-    assert best["mean"] == max(selection(run, name)["judged"]["mean"] for name in ("choice_0", "choice@1", "choice@2"))
-    assert policy_digest(str(run / "choice@2/best")) == best["policy_digest"]
+    assert best["mean"] == max(selection(run, name)["judged"]["mean"] for name in ("choice_0", "choice-1", "choice-2"))
+    assert policy_digest(str(run / "choice-2/best")) == best["policy_digest"]
     digest = policy_digest(quick_run / "sft")
     for number in (1, 2):
-        episodes = list(EpisodeStore(run / f"episodes@{number}").episodes())
+        episodes = list(EpisodeStore(run / f"episodes-{number}").episodes())
         assert len(episodes) == 48 and {(e.iteration, e.policy_digest) for e in episodes} == {(number, digest)}
-    second = Record.load(run / "prm@2")
-    assert second.data["start"] == str(run / "prm@1"), "each PRM goes on from the one before"
+    second = Record.load(run / "prm-2")
+    assert second.data["start"] == str(run / "prm-1"), "each PRM goes on from the one before"
     assert {i: (d["weight"], d["episodes"] > 20) for i, d in second.data["iterations"].items()} == {"1": (0.5, True), "2": (1.0, True)}
     page = (run / "report.html").read_text()
     assert "<h2>Iterations</h2>" in page and page.count('<em class="chip">fails</em>') >= 1
     again = agentprm("run", path, *planted, "--set", "vars.iterations=3", "--dry-run").stdout
-    assert "# ppo@3" in again and str(run / "episodes@3") in again
+    assert "# ppo-3" in again and str(run / "episodes-3") in again
 
 
 @pytest.mark.parametrize("name", ["iterate-mc", "iterate-inverse"])
@@ -92,22 +92,22 @@ def test_the_prms_of_the_variants_go_on_from_one_another_on_all_episodes_so_far(
     text = path.read_text().replace("${stages.choice@previous}/next", str(quick_run / "sft"))
     path.write_text(text)
     agentprm("run", path, timeout=500)
-    first, second = Record.load(run / "prm@1"), Record.load(run / "prm@2")
-    assert first.data["start"] == str(quick_run / "sft") and second.data["start"] == str(run / "prm@1")
+    first, second = Record.load(run / "prm-1"), Record.load(run / "prm-2")
+    assert first.data["start"] == str(quick_run / "sft") and second.data["start"] == str(run / "prm-1")
     assert list(second.data["iterations"]) == ["1", "2"]
     if name == "iterate-mc":
         assert (second.method, second.output) == ("mc_visits", "sigmoid")
-        assert second.data["left_out"] == {} or "no label" not in str(second.data["left_out"]), "each iteration's labels were read"
+        assert second.data["left_out"]["no label"] == 0, "each iteration's labels were read"
     else:
-        assert second.method == "expert" and len((run / "next_actions@2/labels.json").read_text().split("episodes@")) == 3
+        assert second.method == "expert" and len((run / "next_actions-2/labels.json").read_text().split("episodes@")) == 3
 
 
 def test_a_policy_learns_from_the_inverse_prm_alone(quick_run, tmp_path):
     path, run = smaller(quick_run, tmp_path, "iterate-inverse"), tmp_path / "run"
-    agentprm("run", path, "--until", "ppo@1", timeout=500)
-    log = (run / "logs/ppo@1.log").read_text()
+    agentprm("run", path, "--until", "ppo-1", timeout=500)
+    log = (run / "logs/ppo-1.log").read_text()
     assert "Global step 2" in log and "'process/reward_mean': nan" not in log
-    assert policy_digest(run / "ppo@1") != policy_digest(quick_run / "sft")
+    assert policy_digest(run / "ppo-1") != policy_digest(quick_run / "sft")
 
 
 def test_a_policy_learns_by_dpo_from_pairs_that_its_prm_ranks(quick_run, tmp_path):
@@ -115,6 +115,6 @@ def test_a_policy_learns_by_dpo_from_pairs_that_its_prm_ranks(quick_run, tmp_pat
     path.write_text(path.read_text().replace("${stages.choice@previous}/next", str(quick_run / "sft")))
     small = changes({"vars.iterations": 1, "vars.margin": 0.0, "dpo.train.batch_size": 4, "dpo.train.micro_batch_size": 4})
     agentprm("run", path, *small, timeout=500)
-    ranked = json.loads((run / "pairs@1/labels.json").read_text())
+    ranked = json.loads((run / "pairs-1/labels.json").read_text())
     assert ranked["kind"] == "episode_pairs" and ranked["figures"]["pairs"] >= 4 and ranked["cost"]["scored_tokens"] > 0
-    assert policy_digest(run / "dpo@1") != policy_digest(quick_run / "sft")
+    assert policy_digest(run / "dpo-1") != policy_digest(quick_run / "sft")
