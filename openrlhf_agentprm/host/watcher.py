@@ -163,8 +163,14 @@ def of_episodes(args: Any, batch: TurnBatch, tokens_BT: torch.Tensor, kept_B: to
 
 
 def paid(args: Any, batch: TurnBatch) -> torch.Tensor:
-    """Process rewards by turn as training pays them, before their weight, (B, K); the last turn's promise where it pays none."""
+    """Process rewards by turn as training pays them, before their weight, (B, K); the last turn's promise where it pays none.
+
+    Differences of scores add up to the first score, whatever follows, but each turn is paid its own: of these an episode counts the mean.
+    """
     kind, options = paid_form(args)
+    if kind in ("delta", "clip_delta"):
+        of_turns = of_scores(batch, {"delta": "promise", "clip_delta": "clip"}[kind], **options)
+        return of_turns / batch.mask_BK.sum(1, keepdim=True).clamp(min=1)
     if kind != "none":
         return of_scores(batch, kind, gamma=args.algo.advantage.gamma, **options)
     assert batch.q_BK is not None

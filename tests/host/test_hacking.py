@@ -9,7 +9,7 @@ pytestmark = pytest.mark.host
 STEPS = 13
 LONGER = 20
 RATE = ["--actor.adam.lr", 2e-4]
-BOUNDED = ["delta"]  # forms in which the flaw earns no more the longer an episode is
+BOUNDED = ["min_form"]  # forms in which the flaw earns no more the longer an episode is
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,7 @@ def test_broken_episodes_take_no_part(tmp_path):
         ("turn_gae", "promise", [1.1, 0.4]),
         ("turn_gae", "progress", [0.5, 0.1]),
         ("progress", "none", [0.5, 0.1]),
-        ("turn_gae", "delta", [0.3, 0.4]),
+        ("turn_gae", "delta", [0.55, 0.4]),
         ("clip", None, [-0.2, -0.1]),
         ("turn_gae", None, [0.8, 0.4]),
         ("gae", None, [0.8, 0.4]),
