@@ -106,6 +106,37 @@ def potential(v_BK: torch.Tensor, mask_BK: torch.Tensor, *, gamma: float) -> tor
 
 
 @torch.no_grad()
+def novelty(state_key_BK: torch.Tensor, mask_BK: torch.Tensor, group_B: torch.Tensor) -> torch.Tensor:
+    """b_k = 1 / √N(s_{k+1}), N the prompt's samples that come into that state in this rollout (#Exploration, arXiv 1611.04717, section 2.2).
+
+    A sample that returns to a state counts once in N, and is paid for its first arrival alone, so that going round in circles earns nothing. What
+    the last turn leads to is not seen: 0.
+
+    Args:
+        state_key_BK: int64, the same for turns that begin in one state.
+
+    >>> keys, yes = torch.tensor([[1, 2, 1], [1, 3, 3]]), torch.ones(2, 3, dtype=torch.bool)
+    >>> novelty(keys, yes, torch.tensor([0, 0]))
+    tensor([[1., 0., 0.],
+            [1., 0., 0.]])
+    """
+    rows_N, turns_N = mask_BK.nonzero(as_tuple=True)
+    visits_N3 = torch.stack([group_B[rows_N], state_key_BK[rows_N, turns_N], rows_N], 1)
+    _, visit_N = visits_N3.unique(dim=0, return_inverse=True)  # of one sample to one state
+    order_N = turns_N.argsort(stable=True)
+    first_V = torch.full((int(visit_N.max()) + 1 if len(visit_N) else 0,), mask_BK.shape[1]).scatter_reduce(
+        0, visit_N[order_N], turns_N[order_N], "amin"
+    )
+    states, state_V = visits_N3[:, :2].unique(dim=0, return_inverse=True)
+    owner_V = torch.zeros(len(first_V), dtype=torch.long).scatter(0, visit_N, state_V)
+    samples_S = owner_V.bincount(minlength=len(states))
+    arrived_N = (turns_N > 0) & (first_V[visit_N] == turns_N)
+    paid_BK = torch.zeros(mask_BK.shape)
+    paid_BK[rows_N[arrived_N], turns_N[arrived_N] - 1] = samples_S[state_V[arrived_N]].float().rsqrt()
+    return paid_BK
+
+
+@torch.no_grad()
 def best_of(q_BK: torch.Tensor, samples: int) -> torch.Tensor:
     """Q of a prover that takes the best of K tries: 1 − (1 − Q)^K (PAV, arXiv 2410.08146, section 4), Q read as a probability in [0, 1]."""
     return 1 - (1 - q_BK.clamp(0.0, 1.0)) ** samples

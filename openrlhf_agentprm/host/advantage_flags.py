@@ -19,6 +19,7 @@ from ..rollout.config import json_object, plain
 
 READ_BY_HOST = {  # flags that shape the batch itself, and those of our estimators that look at what they shape
     "reward": ("turn_gae", "token_gae", "bi_level", "gigpo", "potential"),
+    "novelty_coef": ("turn_gae", "token_gae", "bi_level", "gigpo", "potential"),
     "anchor": ("gigpo",),
 }
 
@@ -38,6 +39,7 @@ def add_advantage_flags(parser: argparse.ArgumentParser) -> None:
         default="outcome",
         choices=["outcome", "environment"],
     )
+    add("novelty_coef", "bonus of a turn that leads to a state that few of the prompt's samples come to: c / √N", default=0.0, type=float)
     add("baseline", "outcome: what it is compared with in its group", choices=list(BASELINES))
     add("process_reward", "what the PRM's scores pay a turn", choices=["none", *KINDS])
     add("process_weight", "its weight", type=float)

@@ -16,6 +16,7 @@ import torch
 from ..core.batches import TurnAdvantages, TurnBatch
 from ..core.estimators.shared import sum_by_turn
 from ..core.groups import BASELINES, group_std, relative
+from ..core.process_rewards import novelty
 from ..core.registry import ADVANTAGES
 from ..data.layout import spans_from_turn_numbers
 from ..data.states import anchor_keys
@@ -121,13 +122,19 @@ def turn_batch(args: Any, experiences: Experiences) -> TurnBatch:
         outcome_B = outcome_B.clamp(*args.reward.clip_range)
     ending_B = torch.cat([e.ending for e in experiences])
     order = torch.tensor(list(itertools.chain.from_iterable(e.index for e in experiences)))
+    novelty_coef = args.algo.advantage.novelty_coef if handles(args) else 0.0
+    state_key_BK = _state_keys(args, experiences, width) if novelty_coef or "states" in needs(args) else None
+    group_B = order // args.rollout.n_samples_per_prompt
+    rewards_BK = _turn_rewards(args, experiences, mask_BK, turn_ids_BT, outcome_B)
+    if novelty_coef and state_key_BK is not None:
+        rewards_BK = rewards_BK + novelty_coef * novelty(state_key_BK, mask_BK, group_B)
     scored = getattr(experiences[0], "prm_scores", ())
     by_token = ("process_logratio_BT",)
     scores: dict[str, Any] = {
         name: _stack([e.prm_scores[name] for e in experiences], 0.0, None if name in by_token else width) for name in scored
     }
     return TurnBatch(
-        rewards_BK=_turn_rewards(args, experiences, mask_BK, turn_ids_BT, outcome_B),
+        rewards_BK=rewards_BK,
         mask_BK=mask_BK,
         turn_ids_BT=turn_ids_BT,
         action_mask_BT=_stack([e.action_mask for e in experiences], 0).bool(),
@@ -136,9 +143,9 @@ def turn_batch(args: Any, experiences: Experiences) -> TurnBatch:
         outcome_B=outcome_B,
         terminated_B=torch.isin(ending_B, torch.tensor([Ending.SUCCESS, Ending.FAILURE, Ending.UNKNOWN])),
         truncated_B=ending_B == Ending.TRUNCATED,
-        group_B=order // args.rollout.n_samples_per_prompt,
+        group_B=group_B,
         sample_B=order % args.rollout.n_samples_per_prompt,
-        state_key_BK=_state_keys(args, experiences, width) if "states" in needs(args) else None,
+        state_key_BK=state_key_BK,
         valid_BK=sum_by_turn(_stack([e.turn_valid for e in experiences], 0.0), turn_ids_BT, mask_BK) > 0,
         **scores,
     )

@@ -14,7 +14,8 @@ SAMPLES, PROMPTS = 4, 6
 
 def arguments(estimator, **advantage):
     a = dict(
-        estimator=estimator, gamma=1.0, lambd=1.0, no_std_norm=False, reward="outcome", anchor="observation", options={}, values=None,
+        estimator=estimator, gamma=1.0, lambd=1.0, no_std_norm=False, reward="outcome", novelty_coef=0.0, anchor="observation", options={},
+        values=None,
         bootstrap_enable=False, baseline=None, process_reward=None, process_weight=None, process_options=None, outcome_weight=None, bound=None,
         scaling=None, process_clip=None, kl_placement=None, whiten=None, length_correction=None, value_positions=None, force_enable=False,
     )  # fmt: skip
@@ -71,7 +72,7 @@ def experiences(host, order, size, width):
         one.sequences = torch.zeros(len(part), turns.shape[1] + 1, dtype=torch.long)
         one.kl = torch.stack([r[1] for r in part])[:, : turns.shape[1]]
         one.rewards = torch.cat([r[2] for r in part])
-        one.turn_valid = torch.ones(turns.shape)
+        one.turn_valid = one.turn_began = one.turn_ended = torch.ones(turns.shape)
         one.ending = torch.full((len(part),), int(Ending.FAILURE))
         one.info = {}
         one.prm_scores = {"q_BK": torch.stack([r[3] for r in part]), "v_BK": torch.stack([r[4] for r in part])}
@@ -118,3 +119,17 @@ def test_micro_batches_and_their_order_change_nothing(host, options):
         found = by_sample(maker(host, arguments(**options)).compute_advantages_and_returns(experiences(host, order, size, 60)))
         for i, expected in once.items():
             torch.testing.assert_close(found[i], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_new_state_is_paid_where_the_host_makes_the_batch(host):
+    """Two samples of a prompt, by the tokens that they observe: 7 then 8, and 7 then 9."""
+    from openrlhf_agentprm.host.experience import turn_batch
+
+    (one,) = experiences(host, [0, 1], 2, 60)
+    one.turn_numbers = torch.tensor([[0, 1, 0, 2, 0, 3], [0, 1, 0, 2, 0, 3]])
+    one.sequences = torch.tensor([[1, 1, 5, 7, 5, 8, 5], [1, 1, 5, 7, 5, 9, 5]])
+    one.action_mask, one.kl, one.turn_valid = (one.turn_numbers > 0).long(), torch.zeros(2, 6), torch.ones(2, 6)
+    one.rewards, one.prm_scores = torch.tensor([1.0, 0.0]), {}
+    plain, paid = (turn_batch(arguments("turn_gae", novelty_coef=c), [one]) for c in (0.0, 0.5))
+    assert plain.state_key_BK is None and plain.rewards_BK.tolist() == [[0, 0, 1], [0, 0, 0]]
+    torch.testing.assert_close(paid.rewards_BK - plain.rewards_BK, torch.tensor([[0.5 * 0.5**0.5, 0.5, 0.0]] * 2))
