@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -158,9 +159,9 @@ def _reaches(episode: Episode, min_outcome: float | None, *, ranks: bool) -> boo
 
 
 def _start(episode: Episode) -> tuple[str, str, str]:
-    """Where it began: at its task's start, or on the way of another episode (rollout/explore.py)."""
-    reset = episode.sampling.get("reset")
-    return episode.env, episode.task_id, f"{reset['episode']}:{reset['turns']}" if reset else ""
+    """Where it began, by what the policy had seen: at its task's start, by one seed or another, or on the way of another episode."""
+    seen = episode.token_ids[: episode.turns[0].action_start if episode.turns else None]
+    return episode.env, episode.task_id, hashlib.blake2b(repr(seen).encode(), digest_size=16).hexdigest()
 
 
 def _ranked(store: EpisodeStore, prm: str | None, reward_model: str, score: Score, aggregate: str) -> tuple[Ranked, dict[str, float]]:

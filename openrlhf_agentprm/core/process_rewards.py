@@ -25,6 +25,8 @@ def of_scores(batch: TurnBatch, kind: str, *, gamma: float = 1.0, **options: Any
         gamma: read by "potential".
         options: of the function named by `kind`.
     """
+    if options and kind in KINDS and kind not in ("clip", "clip_delta", "min_form"):
+        raise ValueError(f"process_reward {kind} has no options, and {', '.join(options)} came (clip, clip_delta and min_form have)")
     q_BK, mask_BK = needed(batch.q_BK, "q_BK").float(), batch.mask_BK
     if kind == "promise":
         return torch.where(mask_BK, q_BK, 0.0)

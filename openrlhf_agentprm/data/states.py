@@ -36,9 +36,11 @@ def anchor_keys(token_ids: np.ndarray, spans: Sequence[Span], *, whole: bool) ->
         spans: of its turns.
         whole: by the history.
     """
-    found, before = [], 0
+    found, seen_from, before = [], 0, -1
     for start, end in spans:
-        seen = np.ascontiguousarray(token_ids[0 if whole else before : start], dtype=np.int64)
+        if start > before:  # a step that follows another at once is in the state that its response began in, and what it has written since
+            seen_from = max(before, 0)
+        seen = np.ascontiguousarray(token_ids[0 if whole else seen_from : start], dtype=np.int64)
         found.append(int.from_bytes(hashlib.blake2b(seen.tobytes(), digest_size=8).digest(), "big", signed=True))
         before = end
     return found

@@ -20,7 +20,7 @@ from ..rollout.config import json_object, plain
 READ_BY_HOST = {  # flags that shape the batch itself, and those of our estimators that look at what they shape
     "reward": ("turn_gae", "token_gae", "bi_level", "gigpo", "potential"),
     "novelty_coef": ("turn_gae", "token_gae", "bi_level", "gigpo", "potential"),
-    "anchor": ("gigpo",),
+    "anchor": ("turn_gae", "token_gae", "bi_level", "gigpo", "potential"),
 }
 
 
@@ -86,19 +86,18 @@ def estimator_options(args: Any, kl_coef: float) -> dict[str, Any]:
     return {name: value for name, value in (of_host | given).items() if name in takes} | plain(a.options)
 
 
-_PAY = {"promise": "promise", "progress": "progress", "pav": "progress", "implicit": "progress", "spa": "spa", "potential": "potential"}
-_PAY |= {"clip": "clip", "delta": "delta", "clip_delta": "clip_delta", "min_form": "min_form"}
+def all_options(args: Any) -> dict[str, Any]:
+    """`estimator_options` of one of our estimators, with the defaults of what was not given; empty for others."""
+    if not handles(args) or not hasattr(function := ADVANTAGES.load(args.algo.advantage.estimator), "needs"):
+        return {}
+    defaults = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.default is not p.empty}
+    return defaults | estimator_options(args, 0.0)
 
 
-def paid_form(args: Any) -> tuple[str, dict[str, Any]]:
-    """What the chosen estimator has the PRM pay a turn, as arguments of `core.process_rewards.of_scores`; "none" where it pays nothing."""
-    a = args.algo.advantage
-    options = {**vars(a), **plain(a.options)}
-    if (kind := _PAY.get(a.estimator)) is None:
-        reads = handles(args) and options["process_reward"]
-        return (options["process_reward"], plain(options["process_options"]) or {}) if reads else ("none", {})
-    own = {"clip": "eta", "clip_delta": "eta", "min_form": "temperature"}.get(kind, "")
-    return kind, {own: options[own]} if own in options else {}
+def mute(args: Any) -> None:
+    """Take from the PRM its say in the advantages, where its scores are 0 from now on."""
+    a, silent = args.algo.advantage, {"process_weight": 0.0, "alpha": 0.0, "bound": "none", "scaling": "none"}
+    a.options = plain(a.options) | {name: value for name, value in silent.items() if name in all_options(args)}
 
 
 def needs(args: Any) -> set[str]:
@@ -127,11 +126,14 @@ def advantage_problems(args: Any) -> list[str]:
         found.append(
             f"--algo.advantage.no_std_norm is not what {a.estimator} normalises by; choose --algo.advantage.whiten {'|'.join(WHITENINGS)}"
         )
-    if found:
+    if found or (found := _idle_flags(args)):
         return found
     if wrong := _tried(function, estimator_options(args, 0.1)):
         return [f"--algo.advantage.estimator {a.estimator}: {wrong}"]
     return _unmet(args, needs(args))
+
+
+_OF_PROCESS = ("process_weight", "process_options", "bound", "scaling", "process_clip")
 
 
 def _unmet(args: Any, needed: set[str]) -> list[str]:
@@ -166,6 +168,20 @@ def _unread_flags(a: Any) -> list[str]:
             able = [n for n in estimators() if _reads(n, name) and hasattr(ADVANTAGES.load(n), "needs")]
             does = f"{', '.join(able)} do{'es' * (len(able) == 1)}"
             found.append(f"--algo.advantage.{name} is given, but --algo.advantage.estimator {a.estimator} does not read it ({does})")
+    return found
+
+
+def _idle_flags(args: Any) -> list[str]:
+    """Flags of a process reward that is not asked for, and of a critic that is not there."""
+    a, options = args.algo.advantage, all_options(args)
+    given = _given(a)
+    found = []
+    if options.get("process_reward") == "none" and (idle := [f"--algo.advantage.{name}" for name in _OF_PROCESS if name in given]):
+        found.append(f"{', '.join(idle)} is given, but nothing is paid by the PRM; give --algo.advantage.process_reward")
+    if "anchor" in given and a.estimator != "gigpo" and not a.novelty_coef:
+        found.append("--algo.advantage.anchor is given, but nothing asks which state a turn begins in; give --algo.advantage.novelty_coef")
+    if options.get("values") == "prm" and "value_positions" in given:
+        found.append("--algo.advantage.value_positions is given, but --algo.advantage.values prm trains no critic")
     return found
 
 

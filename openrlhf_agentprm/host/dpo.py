@@ -82,10 +82,7 @@ def for_pairs(
         if not pairs:
             return blend(datasets, *args, **kwargs)
         rows = _Rows(datasets, pairs)
-        if training and len(rows) < strategy.args.train.batch_size:
-            raise UserError(
-                f"the {len(rows)} pairs of {pairs} do not fill one batch of --train.batch_size {strategy.args.train.batch_size}"
-            )
+        rows.fill = strategy.args.train.batch_size if training else 1
         return rows
 
     def dataset(data: Any, tokenizer: Any, max_length: int, strategy: Any, **kwargs: Any) -> Any:
@@ -105,6 +102,8 @@ def for_pairs(
 
 class _Rows:
     """The pairs of one or more stores, with the two methods that the host calls on a dataset."""
+
+    fill = 1  # pairs that a batch needs
 
     def __init__(self, stores: str, pairs: str) -> None:
         from ..data.pairs import EpisodePair, read_any_pairs
@@ -169,9 +168,10 @@ class PairDataset:
             raise UserError([f"{rows.path}: {problem}" for problem in problems[:10]])
         self.pairs: list[Sequence[_Side]] = [pair for pair in rows.pairs if max(side.end for side in pair) <= max_length]
         self.too_long = len(rows) - len(self.pairs)
-        if not self.pairs:
+        if len(self.pairs) < rows.fill:
             raise UserError(
-                f"no pair of {rows.folder} can be trained on: {len(rows)} there, {self.too_long} longer than --data.max_len {max_length}"
+                f"{len(self.pairs)} pairs of {rows.folder} can be used, of {len(rows)} ({self.too_long} are longer than --data.max_len "
+                f"{max_length}); they do not fill one batch of {rows.fill}"
             )
         if self.too_long:
             logger.warning("%d of %d pairs are longer than --data.max_len %d and are left out", self.too_long, len(rows), max_length)

@@ -80,7 +80,9 @@ def turns_of(maker: Any, experiences: Experiences) -> TurnBatch | None:
     maker.turn_metrics |= turn_metrics(batch, ending_B) | version_metrics(experiences)
     if (watcher := getattr(maker, "watcher", None)) is not None:
         watcher.see_batch(batch, _stack([e.sequences[:, 1:] for e in experiences], 0), ending_B)
-    for experience in experiences:
+    for experience in experiences:  # what only this batch needs is not sent to the models
+        for name in ("turn_numbers", "turn_rewards", "turn_valid", "turn_began", "turn_ended"):
+            setattr(experience, name, None)
         if hasattr(experience, "prm_scores"):
             del experience.prm_scores
     maker.turn_metrics["agentprm/time_advantages_s"] = time.monotonic() - started

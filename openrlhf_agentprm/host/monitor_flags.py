@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.alarm import LEAST, Rule
 from ..rollout.config import non_negative_int
-from .advantage_flags import paid_form
+from .advantage_flags import all_options, needs
 
 EARLY_STOPS = ("none", "best", "stop", "outcome")
 _ALARM = ("alarm_window", "alarm_rise", "alarm_z", "early_stop")
@@ -70,13 +70,16 @@ def _stop_problems(args: Any, ours: bool) -> list[str]:
             found.append("--prm.early_stop best goes back to a checkpoint, and --ckpt.disable_ds keeps none")
         if args.ckpt.best_metric_key == "none":
             found.append("--prm.early_stop best needs to know what is best; leave out --ckpt.best_metric_key none")
+    if prm.early_stop == "best" and args.train.enable_ema:
+        found.append("--prm.early_stop best goes back to the actor's weights, and --train.enable_ema saves the mean of them; leave one out")
     if prm.early_stop == "outcome":
-        if not (ours and (paid_form(args)[0] != "none" or a.values == "prm")):
+        options = all_options(args)
+        if not (ours and needs(args) & {"prm", "implicit"}):
             found.append(f"--prm.early_stop outcome: --algo.advantage.estimator {a.estimator} takes nothing from the PRM to begin with")
-        elif a.estimator in ("progress", "promise", "spa") and not a.outcome_weight:
+        elif not options.get("outcome_weight", 1.0) or options.get("base") == "prm":
             found.append(
-                f"--prm.early_stop outcome: --algo.advantage.estimator {a.estimator} without --algo.advantage.outcome_weight has no outcome to fall "
-                "back on"
+                f"--prm.early_stop outcome: --algo.advantage.estimator {a.estimator} has no outcome to fall back on; give "
+                "--algo.advantage.outcome_weight (pav: base outcome)"
             )
     return found
 

@@ -18,7 +18,8 @@ def start(trainer: Any, checkpoint_states: dict[str, Any] | None) -> None:
     """Begin, or go on from a checkpoint."""
     recall(trainer, checkpoint_states)
     if trainer.args.prm.monitor_every:
-        trainer.experience_maker.watcher = Watcher(trainer.args, (checkpoint_states or {}).get(_STATE))
+        states = checkpoint_states or {}
+        trainer.experience_maker.watcher = Watcher(trainer.args, states.get(_STATE), states.get("global_step", 0))
 
 
 def watcher_of(trainer: Any) -> Watcher | None:
@@ -50,11 +51,17 @@ def evaluates_first(args: Any, step: int) -> bool:
 
 
 def evaluate_first(trainer: Any, step: int) -> None:
-    """Evaluate the policy that training starts from; it is the best one so far, where the best is to be gone back to."""
-    if not (evaluates_first(trainer.args, step) and trainer.eval_dataloader):
+    """Evaluate the policy that training starts from, or goes on from where the evaluation of that step was not kept with it.
+
+    The policy of step 0 is the best one so far, where the best is to be gone back to.
+    """
+    watcher = watcher_of(trainer)
+    if watcher is None or not trainer.eval_dataloader or step % trainer.args.prm.monitor_every or not watcher.wants(step):
         return
     own = {"temperature": trainer.args.eval.temperature, "n_samples_per_prompt": trainer.args.eval.n_samples_per_prompt}
-    keep_first(trainer, trainer.evaluate(0, **(trainer.generate_kwargs | own)))
+    logs = trainer.evaluate(step, **(trainer.generate_kwargs | own))
+    if step == 0:
+        keep_first(trainer, logs)
 
 
 def keep_first(trainer: Any, logs: dict[str, float]) -> None:

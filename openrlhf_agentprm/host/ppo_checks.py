@@ -155,6 +155,13 @@ def _value_problems(path: str, record: Record, args: Any, ours: bool) -> list[st
             f"{path} (kind {record.kind}) cannot give values: {SCALES[record.scale]}; take --algo.advantage.values critic, or a PRM whose scores "
             "estimate the outcome (scalar with --loss.kind mse or soft_bce, two_head, heads, hierarchical, on labels that do)"
         ]
+    if ours and a.estimator == "pav" and record.scale != "probability":
+        tries = reads.get("best_of") or (1 if args.prm.prover_model_name_or_path else 4)
+        if tries > 1 and not args.prm.prover_model_name_or_path:
+            return [
+                f"{path} (kind {record.kind}) gives no probability of success ({SCALES[record.scale]}), of which pav's best of {tries} is made; take "
+                "another PRM, name a prover's by --prm.prover_model_name_or_path, or give --algo.advantage.options '{\"best_of\": 1}'"
+            ]
     if ours and record.scale == "order":
         logger.warning("%s: %s, so the unit of its process rewards is arbitrary; choose their weight with care", path, SCALES["order"])
     if values and not record.value_trained:

@@ -16,8 +16,9 @@ import torch
 from ..core import monitors as figures
 from ..core.alarm import Point, Rule, gap, judge, origin_of
 from ..core.batches import TurnBatch
-from ..core.process_rewards import of_scores
-from .advantage_flags import paid_form
+from ..core.estimators.paid import paid_by_turn
+from ..data.files import write_whole
+from .advantage_flags import all_options, mute
 from .samples import BROKEN
 
 FILE = "monitor.jsonl"
@@ -41,9 +42,10 @@ class Watcher:
     Args:
         args: nested flags of the run.
         state: of a checkpoint, to go on from; it is kept in the host's client states.
+        step: of that checkpoint. Rows behind it in `monitor.jsonl` are of steps that are trained again, or of another run in the same folder.
     """
 
-    def __init__(self, args: Any, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, args: Any, state: dict[str, Any] | None = None, step: int = 0) -> None:
         self.args = args
         self.rule = Rule(args.prm.alarm_window, args.prm.alarm_rise, args.prm.alarm_z)
         self.state: dict[str, Any] = state or {"series": {}, "first": {}, "reference": {}, "alarm": None, "best": None}
@@ -51,6 +53,7 @@ class Watcher:
         self._seen: dict[str, float] = {}
         self._reference = getattr(args.agentprm, "score_reference", {}) or self.state["reference"]
         self._settle()
+        self._forget_later_rows(step)
 
     @property
     def ended(self) -> bool:
@@ -63,7 +66,12 @@ class Watcher:
 
     def _settle(self) -> None:
         if self.muted:
-            self.args.algo.advantage.process_weight = 0.0
+            mute(self.args)
+
+    def wants(self, step: int) -> bool:
+        """Whether the held-out series lacks this step."""
+        last = self.state["series"].get("held_out", {}).get("last", [])
+        return not last or last[-1]["step"] < step
 
     def see_batch(self, batch: TurnBatch, tokens_BT: torch.Tensor, ending_B: torch.Tensor) -> None:
         """A training batch, before its advantages are computed."""
@@ -108,7 +116,7 @@ class Watcher:
         kept = self.state["series"].setdefault(series, {"first": asdict(point), "varied": None, "last": []})
         if kept["varied"] is None and point.spread > 0:
             kept["varied"] = asdict(point)
-        kept["last"] = [*kept["last"], asdict(point)][-self.rule.window :]
+        kept["last"] = [*[p for p in kept["last"] if p["step"] != step], asdict(point)][-self.rule.window :]
         origin = origin_of(Point(**kept["first"]), Point(**kept["varied"]) if kept["varied"] else None)
         told = {"gap": gap(point, origin), "alarm": 0.0}
         verdict = judge([Point(**p) for p in kept["last"]], origin, self.rule)
@@ -146,6 +154,13 @@ class Watcher:
             run_logger().info("the PRM's record has no distribution of its scores; they are compared with those of the first batch")
         return {f"{name}_drift": figures.score_drift(x_N, self._reference[name]) for name, x_N in scores.items()}
 
+    def _forget_later_rows(self, step: int) -> None:
+        file = Path(self.args.ckpt.output_dir) / FILE
+        if file.is_file():
+            rows = [line for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            kept = [line + "\n" for line in rows if step and json.loads(line)["step"] <= step]
+            write_whole(file, "".join(kept))
+
     def _write(self, row: dict[str, Any]) -> None:
         folder = Path(self.args.ckpt.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,16 +178,10 @@ def of_episodes(args: Any, batch: TurnBatch, tokens_BT: torch.Tensor, kept_B: to
 
 
 def paid(args: Any, batch: TurnBatch) -> torch.Tensor:
-    """Process rewards by turn as training pays them, before their weight, (B, K); the last turn's promise where it pays none.
-
-    Differences of scores add up to the first score, whatever follows, but each turn is paid its own: of these an episode counts the mean.
-    """
-    kind, options = paid_form(args)
-    if kind in ("delta", "clip_delta"):
-        of_turns = of_scores(batch, {"delta": "promise", "clip_delta": "clip"}[kind], **options)
-        return of_turns / batch.mask_BK.sum(1, keepdim=True).clamp(min=1)
-    if kind != "none":
-        return of_scores(batch, kind, gamma=args.algo.advantage.gamma, **options)
+    """Process rewards by turn as training pays them (`core.estimators.paid`), (B, K); the last turn's promise where it pays none."""
+    p_BK = paid_by_turn(args.algo.advantage.estimator, all_options(args), batch) if all_options(args) else None
+    if p_BK is not None:
+        return p_BK
     assert batch.q_BK is not None
     last_BK = batch.mask_BK & (batch.mask_BK.flip(1).cumsum(1).flip(1) == 1)
     return torch.where(last_BK, batch.q_BK, 0.0)

@@ -88,8 +88,8 @@ class Exploration:
 
     A reset replays the actions of a successful episode up to so many turns before its end, and the policy goes on. What is stored are the policy's
     own turns: the tokens before them are the prompt, so that no return is given to actions that another policy took. It takes the place of an
-    episode from the start, of whatever task. Successful episodes that are no longer than the distance are not begun in; where none is longer, every
-    episode begins at its start.
+    episode from the start, of whatever task. Successful episodes that are no longer than the distance are not begun in, nor those that were resets
+    themselves, which do not hold the actions before them; where none is left, every episode begins at its start.
 
     A steered episode is sampled behind another first prompt and stored behind the nominal one: its action tokens are those that were sampled,
     and what the environment said is the same. Of their log-probabilities under the nominal prompt nothing is known, so none are stored.
@@ -123,7 +123,7 @@ class Exploration:
         steer_share = collect.steer_share if collect.steer_text else 0.0
         if not collect.reset_store:
             return cls(steer_text=collect.steer_text or "", steer_share=steer_share)
-        won = [e for e in EpisodeStore(collect.reset_store).episodes() if e.status is Status.SUCCESS]
+        won = [e for e in EpisodeStore(collect.reset_store).episodes() if e.status is Status.SUCCESS and "reset" not in e.sampling]
         wanted = {"env": env, "split": split, **{name: setting[name] for name in ("env_args", "format")}}
         there = lambda e: {"env": e.env, "split": e.split, **{name: e.sampling.get(name) for name in ("env_args", "format")}}  # noqa: E731
         problems = [
@@ -134,7 +134,7 @@ class Exploration:
         ]
         sources = sorted((e for e in won if len(e.turns) > back and there(e) == wanted), key=lambda e: e.episode_id)
         if not won:
-            problems.append(f"--collect.reset_store {collect.reset_store} holds no successful episode")
+            problems.append(f"--collect.reset_store {collect.reset_store} holds no successful episode that was played from its start")
         if problems:
             raise UserError(problems)
         return cls(sources, collect.reset_share, back, collect.steer_text or "", steer_share)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from launching import module
 
-from openrlhf_agentprm.annotate.chosen import best_episodes, good_turns, ranked_pairs
+from openrlhf_agentprm.annotate.chosen import _start, best_episodes, good_turns, ranked_pairs
 from openrlhf_agentprm.annotate.relabel import relabel
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
@@ -41,6 +41,12 @@ def store(tmp_path):
         for (task, sample), (_, outcome) in PLAYED.items():
             writer.add(episode(task, sample, outcome))
     return EpisodeStore(tmp_path / "store")
+
+
+def test_episodes_are_compared_where_they_began_alike():
+    one, same, other = (episode("t", n, 1.0) for n in range(3))
+    other.token_ids = [9, *other.token_ids[1:]]
+    assert _start(one) == _start(same) != _start(other)
 
 
 class Given:

@@ -146,5 +146,5 @@ def test_what_cannot_be_trained_on_is_told_at_once(forked, tiny, sampled_store, 
     PairsSidecar.of([pair], {}, {}).save(tmp_path / "weighted", {"method": "relabel"})
     with pytest.raises(UserError, match="DPO counts all alike"):
         _Rows(str(forked / "store"), str(tmp_path / "weighted"))
-    with pytest.raises(UserError, match=r"no pair of .* can be trained on: \d+ there, \d+ longer than --data.max_len 8"):
+    with pytest.raises(UserError, match=r"0 pairs of .* can be used, of \d+ \(\d+ are longer than --data.max_len 8\)"):
         PairDataset(_Rows(str(forked / "store"), str(forked / "whole")), PADDED, 8)

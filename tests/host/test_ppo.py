@@ -273,11 +273,16 @@ UNREAD = [
     ("turn_gae", ["--algo.advantage.outcome_weight", "1"], "outcome_weight is given, but --algo.advantage.estimator turn_gae does not"),
     ("rloo", ["--algo.advantage.kl_placement", "token", "--algo.advantage.reward", "environment"], "kl_placement is given, but"),
     ("progress", ["--algo.advantage.options", '{"outcome_wieght": 1}'], "unknown key 'outcome_wieght'; did you mean 'outcome_weight'?"),
+    ("turn_gae", ["--algo.advantage.process_weight", "3"], "process_weight is given, but nothing is paid by the PRM"),
+    ("turn_gae", ["--algo.advantage.anchor", "history"], "anchor is given, but nothing asks which state a turn begins in"),
+    ("turn_gae", ["--algo.advantage.values", "prm", "--algo.advantage.value_positions", "all"], "values prm trains no critic"),
+    ("outcome", ["--algo.advantage.process_reward", "delta", "--algo.advantage.process_options", '{"eta": 1}'], "delta has no options"),
+    ("turn_gae", ["--algo.advantage.values", "prm", "--algo.advantage.process_reward", "spa"], "count progress twice"),
     ("thirdparty_constant", ["--algo.advantage.values", "prm", "--algo.advantage.options", '{"scael": 1}'], "unknown key 'scael'; did you"),
 ]
 
 
-@pytest.mark.parametrize(("estimator", "flags", "told"), UNREAD, ids=[case[0] for case in UNREAD])
+@pytest.mark.parametrize(("estimator", "flags", "told"), UNREAD, ids=[" ".join([case[0], *case[1]]) for case in UNREAD])
 def test_a_flag_that_the_estimator_does_not_read_is_refused(estimator, flags, told):
     """On the host's own parser, without starting anything."""
     from openrlhf.utils.config import hierarchize
@@ -291,7 +296,9 @@ def test_a_flag_that_the_estimator_does_not_read_is_refused(estimator, flags, to
     problems = problems_of_run(args, estimator in estimators())
     assert any(told in problem for problem in problems), problems
     quiet = hierarchize(host_parser("train_ppo_ray").parse_args(line[:6]))
-    assert not [p for p in problems_of_run(quiet, estimator in estimators()) if "does not read" in p or "unknown key" in p]
+    assert not [
+        p for p in problems_of_run(quiet, estimator in estimators()) if "does not read" in p or "unknown key" in p or "is given, but" in p
+    ]
 
 
 def test_a_named_ray_has_to_answer(monkeypatch):

@@ -9,18 +9,31 @@ import torch
 
 from openrlhf_agentprm.core.batches import TurnBatch
 from openrlhf_agentprm.core.estimators.gae import turn_gae
+from openrlhf_agentprm.host.advantage_flags import estimator_options
 from openrlhf_agentprm.host.samples import Ending
 from openrlhf_agentprm.host.watcher import FILE, Watcher, paid
 
 
-def arguments(folder, early_stop="none", process_reward="promise", estimator="turn_gae", reference=None):
-    advantage = dict(estimator=estimator, process_reward=process_reward, process_weight=1.0, process_options=None, options={}, gamma=1.0)
-    return SimpleNamespace(
-        prm=SimpleNamespace(monitor_every=2, alarm_window=10, alarm_rise=0.5, alarm_z=2.5, early_stop=early_stop),
-        algo=SimpleNamespace(advantage=SimpleNamespace(**advantage)),
-        ckpt=SimpleNamespace(output_dir=str(folder)),
-        agentprm=SimpleNamespace(score_reference=reference or {}),
-    )
+def arguments(folder, *flags, early_stop="none", process_reward="promise", estimator="turn_gae", reference=None):
+    from openrlhf.utils.config import hierarchize
+
+    from openrlhf_agentprm.host.parsers import host_parser
+
+    line = [
+        "--actor.model_name_or_path",
+        "x",
+        "--algo.advantage.estimator",
+        estimator,
+        "--ckpt.output_dir",
+        str(folder),
+        "--prm.monitor_every",
+        "2",
+    ]
+    line += ["--prm.alarm_window", "10", "--prm.alarm_rise", "0.5", "--prm.alarm_z", "2.5", "--prm.early_stop", early_stop, *flags]
+    line += ["--algo.advantage.process_reward", process_reward] if process_reward else []
+    args = hierarchize(host_parser("train_ppo_ray").parse_args(line))
+    args.agentprm = SimpleNamespace(score_reference=reference or {})
+    return args
 
 
 def played(promise, success, episodes=64):
@@ -56,7 +69,7 @@ def test_it_rings_once_writes_it_down_and_goes_on(tmp_path):
 
 
 def test_held_out_evaluations_ring_by_themselves(tmp_path):
-    watcher = Watcher(arguments(tmp_path, "stop"))
+    watcher = Watcher(arguments(tmp_path, early_stop="stop"))
     for number in range(4):
         logs = {"eval_x_pass1": 0.5} | {
             f"monitor/{k}": v for k, v in dict(episodes=300.0, success=0.5, prm_reward=float(number), prm_reward_std=1.0).items()
@@ -69,29 +82,50 @@ def test_held_out_evaluations_ring_by_themselves(tmp_path):
 
 
 def test_behind_the_alarm_outcomes_alone_are_paid(tmp_path):
-    args = arguments(tmp_path, "outcome")
+    args = arguments(tmp_path, early_stop="outcome")
     watcher = Watcher(args)
     for step in range(1, 5):
         _, batch = see(watcher, step, 0.3 + 0.1 * step)
         assert float(batch.q_BK.abs().sum()) > 0
-    assert watcher.muted and args.algo.advantage.process_weight == 0
+    assert watcher.muted and estimator_options(args, 0.0)["process_weight"] == 0
     logs, batch = see(watcher, 5, 0.8)
     assert logs["monitor/prm_reward"] == pytest.approx(1.6), "it is watched on"
     outcome_only = turn_gae(played(0.8, 0.6)[0])
     for values in ("critic", "prm"):
-        paid_on = turn_gae(batch, process_reward="promise", process_weight=args.algo.advantage.process_weight, values=values)
+        paid_on = turn_gae(batch, process_reward="promise", process_weight=estimator_options(args, 0.0)["process_weight"], values=values)
         assert torch.equal(paid_on.advantages_BT, outcome_only.advantages_BT)
-    resumed = arguments(tmp_path, "outcome")
-    assert Watcher(resumed, watcher.state).muted and resumed.algo.advantage.process_weight == 0
+    resumed = arguments(tmp_path, early_stop="outcome")
+    assert Watcher(resumed, watcher.state).muted and estimator_options(resumed, 0.0)["process_weight"] == 0
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     whole, parts = Watcher(arguments(tmp_path / "a")), Watcher(arguments(tmp_path / "b"))
     for step in range(1, 9):
         if step == 3:
-            parts = Watcher(arguments(tmp_path / "b"), json.loads(json.dumps(parts.state)))
+            parts = Watcher(arguments(tmp_path / "b"), json.loads(json.dumps(parts.state)), step=2)
         assert see(whole, step, 0.3 + 0.02 * step)[0] == see(parts, step, 0.3 + 0.02 * step)[0]
     assert (tmp_path / "a" / FILE).read_text() == (tmp_path / "b" / FILE).read_text()
+
+
+def test_rows_of_steps_that_are_trained_again_and_of_another_run_are_forgotten(tmp_path):
+    watcher = Watcher(arguments(tmp_path))
+    for step in range(1, 7):
+        see(watcher, step, 0.3 + 0.1 * step)
+    rows = lambda: [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]  # noqa: E731
+    assert any(row["kind"] == "alarm" and row["step"] == 4 for row in rows())
+    Watcher(arguments(tmp_path), watcher.state, step=3)
+    assert [row["step"] for row in rows()] == [1, 2, 3]
+    Watcher(arguments(tmp_path))
+    assert rows() == []
+
+
+def test_an_evaluation_that_a_checkpoint_does_not_hold_is_wanted_again(tmp_path):
+    watcher = Watcher(arguments(tmp_path))
+    assert watcher.wants(0)
+    logs = {f"monitor/{k}": v for k, v in dict(episodes=300.0, success=0.5, prm_reward=1.0, prm_reward_std=1.0).items()}
+    for _ in range(5):
+        watcher.see_evaluation(4, dict(logs))  # again and again, as after restarts
+    assert not watcher.wants(4) and watcher.wants(6) and len(watcher.state["series"]["held_out"]["last"]) == 1
 
 
 def test_scores_are_compared_with_those_of_the_prms_record(tmp_path, caplog):
@@ -140,6 +174,58 @@ def test_the_prms_reward_is_counted_as_it_is_paid(tmp_path, estimator, process_r
     assert paid(arguments(tmp_path, process_reward=process_reward, estimator=estimator), batch).sum(1).tolist() == pytest.approx(sums)
 
 
+@pytest.mark.parametrize(
+    ("flags", "sums"),
+    [
+        (["pav"], [1.1, 0.4]),  # the prover's progress
+        (["pav", "--algo.advantage.options", '{"best_of": 2}'], [1.25, 0.64]),  # 0.96 − 0.36 and 0.84 − 0.19; 0.64
+        (["spa", "--algo.advantage.options", '{"grounding_weight": 2}'], [2.5, 2.1]),
+        (["min_form", "--algo.advantage.options", '{"strict": true}'], [0.3, 0.4]),
+        (["min_form", "--algo.advantage.options", '{"strict": true, "of": "progress"}'], [0.2, 0.1]),
+        (["promise", "--algo.advantage.process_clip", "0.35"], [0.65, 0.35]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value[0], str) else None,
+)
+def test_forms_with_options_are_counted_as_they_are_paid(tmp_path, flags, sums):
+    mask, nan = torch.tensor([[True, True], [True, False]]), float("nan")
+    batch = TurnBatch(
+        rewards_BK=torch.zeros(2, 2), mask_BK=mask, turn_ids_BT=torch.tensor([[0, 1], [0, -1]]), action_mask_BT=mask,
+        q_BK=torch.tensor([[0.3, 0.8], [0.4, nan]]), v_BK=torch.tensor([[0.1, 0.5], [0.3, nan]]), valid_BK=torch.tensor([[True, False]] * 2),
+        prover_q_BK=torch.tensor([[0.8, 0.6], [0.4, nan]]), prover_v_BK=torch.tensor([[0.2, 0.1], [0.0, nan]]),
+    )  # fmt: skip
+    args = arguments(tmp_path, *flags[1:], process_reward=None, estimator=flags[0])
+    assert paid(args, batch).sum(1).tolist() == pytest.approx(sums)
+
+
+def test_preferences_are_counted_by_the_turn(tmp_path):
+    """Each of six turns is paid about ½, so an episode of six is paid three times one of two."""
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[1, 2:] = False
+    batch = TurnBatch(
+        rewards_BK=torch.zeros(2, 6), mask_BK=mask, turn_ids_BT=torch.zeros(2, 6, dtype=torch.long), action_mask_BT=mask,
+        q_BK=torch.zeros(2, 6), v_BK=torch.zeros(2, 6), group_B=torch.tensor([0, 0]),
+    )  # fmt: skip
+    args = arguments(tmp_path, "--algo.advantage.bound", "par", process_reward=None, estimator="progress")
+    assert paid(args, batch).sum(1).tolist() == pytest.approx([3.0, 1.0])
+
+
+def test_muted_options_are_silent_whatever_was_given(tmp_path):
+    args = arguments(
+        tmp_path,
+        "--algo.advantage.options",
+        '{"process_weight": 2, "eta": 0.7}',
+        early_stop="outcome",
+        process_reward=None,
+        estimator="clip",
+    )
+    watcher = Watcher(args)
+    watcher.state["alarm"] = {"series": "training", "step": 1}
+    watcher._settle()
+    options = estimator_options(args, 0.0)
+    assert options["process_weight"] == 0 and options["eta"] == 0.7 and options["bound"] == "none"
+
+
+OUTCOME = ["--prm.monitor_every", "5", "--prm.early_stop", "outcome", "--prm.model_name_or_path", "x", "--algo.advantage.estimator"]
 NONSENSE = [
     (["--prm.early_stop", "stop"], "--prm.early_stop is given, but nothing is watched; give --prm.monitor_every"),
     (["--prm.alarm_z", "2"], "--prm.alarm_z is given, but nothing is watched"),
@@ -153,6 +239,9 @@ NONSENSE = [
         ["--prm.monitor_every", "5", "--prm.early_stop", "outcome", "--algo.advantage.estimator", "progress"],
         "has no outcome to fall back on",
     ),
+    ([*OUTCOME, "min_form", "--algo.advantage.outcome_weight", "0"], "min_form has no outcome to fall back on"),
+    ([*OUTCOME, "pav", "--algo.advantage.options", '{"base": "prm"}'], "pav has no outcome to fall back on"),
+    (["--prm.monitor_every", "5", "--prm.early_stop", "best", "--env.eval_tasks", "4", "--train.enable_ema"], "saves the mean of them"),
 ]
 
 

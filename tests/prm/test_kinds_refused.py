@@ -178,7 +178,10 @@ def test_ppo_takes_values_and_critics_only_from_scores_that_are_values(way_name,
     ppo = hierarchize(host_parser("train_ppo_ray").parse_args([*line, "--critic.model_name_or_path", str(tmp_path)]))
     found = _value_problems(str(tmp_path), Record.load(tmp_path), ppo, True)
     assert (found == []) if told is None else (len(found) == 1 and told in found[0] and "values critic" in found[0])
-    ppo.algo.advantage.values = "critic"
+    ppo.algo.advantage.estimator = "pav"
+    tries = _value_problems(str(tmp_path), Record.load(tmp_path), ppo, True)
+    assert (tries == []) if told is None else "of which pav's best of 4 is made" in tries[0]
+    ppo.algo.advantage.estimator, ppo.algo.advantage.values = "turn_gae", "critic"
     assert _value_problems(str(tmp_path), Record.load(tmp_path), ppo, True) == []
     assert ("the unit of its process rewards is arbitrary" in caplog.text) is (way_name == "trajectory")
     caplog.clear()

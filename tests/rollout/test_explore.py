@@ -1,6 +1,7 @@
 """Exploration while collecting: who is played otherwise, what the engine is shown, and what is stored of it."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from launching import module
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.episode import Status, problems_of
-from openrlhf_agentprm.data.store import EpisodeStore
+from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.rollout.builder import Assignment, Limits
 from openrlhf_agentprm.rollout.collect import play_episodes
 from openrlhf_agentprm.rollout.engine import Sampling
@@ -52,13 +53,19 @@ def test_shares_and_identities(count_store, setting):
         assert (a.task_id, a.seed) == (source.task_id, source.seed) and a.own_turns_only
 
 
-def test_the_distance_grows_backwards_with_the_iterations(count_store, setting):
+def test_the_distance_grows_backwards_with_the_iterations(count_store, setting, tmp_path):
     for iteration, back in ((0, 1), (1, 1), (2, 2)):
         how = flags(reset_store=count_store, reset_back_growth=1, iteration=iteration)
         explore = Exploration.of(how, "thirdparty_count", "train", setting)
         assert explore.back == back and min(len(e.turns) for e in explore.sources) > back
     far = Exploration.of(flags(reset_store=count_store, reset_back=100), "thirdparty_count", "train", setting)
     assert not far.sources and [far.vary(a) for a in nominal(9)] == nominal(9), "the schedule has reached the start"
+    resets = [replace(e, sampling={**e.sampling, "reset": {}}) for e in EpisodeStore(count_store).episodes()]
+    with EpisodeWriter(tmp_path / "resets") as writer:
+        for episode in resets:
+            writer.add(episode)
+    with pytest.raises(UserError, match="holds no successful episode that was played from its start"):
+        Exploration.of(flags(reset_store=tmp_path / "resets"), "thirdparty_count", "train", setting)
     with pytest.raises(UserError) as raised:
         Exploration.of(flags(reset_store=count_store), "babyai", "train", {**setting, "format": "x"})
     told = "\n".join(raised.value.problems)

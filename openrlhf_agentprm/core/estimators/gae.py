@@ -57,7 +57,7 @@ def turn_gae(
     """
     choice("values", values, VALUES)
     choice("value_positions", value_positions, ("turn_start", "all"))
-    if values == "prm" and process_reward in ("progress", "potential") and not force:
+    if values == "prm" and process_reward in ("progress", "spa", "potential") and not force:
         raise ValueError(
             f"values from the PRM and {process_reward} as a reward count progress twice (δ = (1 + w)·progress at γ = 1); "
             "take values='critic', process_reward='none', or force"

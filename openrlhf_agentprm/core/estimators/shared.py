@@ -80,7 +80,8 @@ def needs_of(function: Callable[..., TurnAdvantages], options: Mapping[str, Any]
     if told is None:
         return set()
     defaults = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.default is not p.empty}
-    return set(told(defaults | dict(options)))
+    chosen = defaults | dict(options)
+    return set(told(chosen)) | ({"groups"} if chosen["whiten"] == "groups" else set())
 
 
 def _finished(
@@ -104,28 +105,28 @@ def _finished(
 def whitened(a_BT: torch.Tensor, batch: TurnBatch, over: str) -> torch.Tensor:
     """(A − mean) / std, 0 where there is no action token; the host's floor of 1e-8 under the variance."""
     mask_BT = batch.action_mask_BT
-    a_N = a_BT[mask_BT]
-    weight_N = torch.ones_like(a_N) if over == "tokens" else 1 / turn_lengths(batch)[mask_BT]
-    parts = [torch.ones_like(a_N, dtype=torch.bool)]
+    a_N = a_BT[mask_BT].double()  # what a mean of equal float32 numbers lacks would be 10⁴ times as large behind the floor
+    weight_N = torch.ones_like(a_N) if over == "tokens" else 1 / turn_lengths(batch)[mask_BT].double()
+    group_N = torch.zeros(len(a_N), dtype=torch.long)
     if over == "groups":
-        group_N = needed(batch.group_B, "group_B")[:, None].expand_as(mask_BT)[mask_BT]
-        parts = [group_N == group for group in group_N.unique()]
-    result_N = torch.zeros_like(a_N)
-    for part in parts:  # in float64: what a mean of equal numbers lacks would be 10⁴ times as large behind the floor
-        result_N[part] = _standard(a_N[part].double(), weight_N[part].double()).to(a_N.dtype)
-    return torch.zeros_like(a_BT).masked_scatter(mask_BT, result_N)
+        _, group_B = needed(batch.group_B, "group_B").unique(return_inverse=True)
+        group_N = group_B[:, None].expand_as(mask_BT)[mask_BT]
+
+    def mean_of(x_N: torch.Tensor) -> torch.Tensor:
+        totals_G, sums_G = (a_N.new_zeros(len(a_BT) + 1).index_add(0, group_N, y_N) for y_N in (weight_N, x_N * weight_N))
+        return (sums_G / totals_G.clamp(min=1e-8))[group_N]
+
+    centred_N = a_N - mean_of(a_N)
+    result_N = centred_N * mean_of(centred_N.square()).clamp(min=1e-8).rsqrt()
+    return torch.zeros_like(a_BT).masked_scatter(mask_BT, result_N.to(a_BT.dtype))
 
 
 def whitened_as_host(a_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """Over action tokens by the host's very expressions, whose sums run over the padding too."""
-    return torch.where(mask_BT, _standard(torch.where(mask_BT, a_BT, 0.0), mask_BT), 0.0)
-
-
-def _standard(a: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    total = weight.sum().clamp(min=1e-8)
-    mean = (a * weight).sum() / total
-    variance = ((a - mean).pow(2) * weight).sum() / total
-    return (a - mean) * variance.clamp(min=1e-8).rsqrt()
+    a_BT, total = torch.where(mask_BT, a_BT, 0.0), mask_BT.sum().clamp(min=1)
+    mean = (a_BT * mask_BT).sum() / total
+    variance = ((a_BT - mean).pow(2) * mask_BT).sum() / total
+    return torch.where(mask_BT, (a_BT - mean) * variance.clamp(min=1e-8).rsqrt(), 0.0)
 
 
 def turn_lengths(batch: TurnBatch) -> torch.Tensor:

@@ -58,15 +58,20 @@ def pav(
             1 where another PRM judges for the prover: the prover's own scores.
     """
     choice("base", base, ("outcome", "prm"))
+    effort_BK = shaping(prover_progress(batch, best_of), batch)
+    base_BK = _centred(batch)[:, None] if base == "outcome" else process_rewards.of_scores(batch, "progress")
+    return _of_turns(batch, outcome_weight * base_BK + alpha * effort_BK, paid(effort_BK, batch.mask_BK), kl_coef)
+
+
+def prover_progress(batch: TurnBatch, best_of: int | None) -> torch.Tensor:
+    """Q^μ − V^μ as `pav` reads it."""
     q_BK, v_BK, tries = batch.prover_q_BK, batch.prover_v_BK, 1
     if q_BK is None or v_BK is None:
         q_BK, v_BK, tries = needed(batch.q_BK, "q_BK"), needed(batch.v_BK, "v_BK"), 4
     tries = best_of or tries
     if tries > 1:
         q_BK, v_BK = process_rewards.best_of(q_BK.float(), tries), process_rewards.best_of(v_BK.float(), tries)
-    effort_BK = shaping(adv.progress(q_BK.float(), v_BK.float(), batch.mask_BK), batch)
-    base_BK = _centred(batch)[:, None] if base == "outcome" else process_rewards.of_scores(batch, "progress")
-    return _of_turns(batch, outcome_weight * base_BK + alpha * effort_BK, paid(effort_BK, batch.mask_BK), kl_coef)
+    return adv.progress(q_BK.float(), v_BK.float(), batch.mask_BK)
 
 
 @estimator(("groups", "states"))
