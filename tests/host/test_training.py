@@ -65,7 +65,7 @@ def test_sft_trains_exactly_the_action_tokens(count_store, tiny):
 
 def test_sft_in_the_hosts_pretrain_mode_learns_what_is_observed_too(count_store, tiny):
     dataset, load = for_episodes(None, None)
-    args = SimpleNamespace(model=SimpleNamespace(model_name_or_path=str(tiny)), data=SimpleNamespace(min_outcome=None))
+    args = SimpleNamespace(model=SimpleNamespace(model_name_or_path=str(tiny)), data=SimpleNamespace(min_outcome=None, selection=None))
     chosen = dataset(
         load(str(count_store)), load_tokenizer(str(tiny)), 128, SimpleNamespace(args=args), pretrain_mode=True, multiturn=False
     )
