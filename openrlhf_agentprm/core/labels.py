@@ -13,7 +13,7 @@ import torch
 from . import checks
 from .advantages import turn_gae
 from .batches import LabelBatch
-from .scan import ValidEntries, discounted_suffix_sums
+from .scan import ValidEntries, discounted_suffix_sums, last_valid
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def _behind_the_end(batch: LabelBatch, bootstrap: bool, dense: bool) -> tuple[to
     """Rewards, and the value behind the last turn: the model's own score of it where a limit cut the episode and `bootstrap` is on."""
     if not bootstrap:
         return batch.rewards_BK, None
-    last_BK = _last_turn(batch.mask_BK)
+    last_BK = last_valid(batch.mask_BK)
     cut_B = batch.truncated_B & ~batch.terminated_B
     rewards_BK = batch.rewards_BK if dense else torch.where(last_BK & cut_B[:, None], 0.0, batch.rewards_BK)
     last_q_B = torch.where(last_BK, batch.q_BK, 0.0).sum(1)
@@ -152,14 +152,8 @@ def outcome_all(batch: LabelBatch) -> torch.Tensor:
 def outcome_last(batch: LabelBatch) -> torch.Tensor:
     """Registry entry `outcome_last` (ORM): Q̂_T = r at the last turn, no label (NaN) at the others."""
     nan = torch.full_like(batch.q_BK, float("nan"))
-    return torch.where(_last_turn(batch.mask_BK), batch.outcome_B[:, None].to(batch.q_BK.dtype), nan)
-
-
-def _last_turn(mask_BK: torch.Tensor) -> torch.Tensor:
-    """True at each episode's last valid turn."""
-    behind_BK = mask_BK.flip(1).cumsum(1).flip(1)
-    return mask_BK & (behind_BK == 1)
+    return torch.where(last_valid(batch.mask_BK), batch.outcome_B[:, None].to(batch.q_BK.dtype), nan)
 
 
 def _before_last(x_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:
-    return torch.where(mask_BK & ~_last_turn(mask_BK), x_BK, 0.0)
+    return torch.where(mask_BK & ~last_valid(mask_BK), x_BK, 0.0)

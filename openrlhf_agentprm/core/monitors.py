@@ -49,12 +49,6 @@ def episode_sums(x_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:
     return torch.where(mask_BK, x_BK.double(), 0.0).sum(1)
 
 
-def last_turn(x_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:
-    """x at an episode's last turn: (B,) float64, 0 for an episode without one."""
-    last_BK = mask_BK & (mask_BK.flip(1).cumsum(1).flip(1) == 1)
-    return torch.where(last_BK, x_BK.double(), 0.0).sum(1)
-
-
 def action_keys(tokens_BT: torch.Tensor, turn_ids_BT: torch.Tensor, turns: int) -> torch.Tensor:
     """A number for every action, equal for equal token sequences: Σ_i (token_i + 1) p^i over the action's tokens, modulo 2^64.
 

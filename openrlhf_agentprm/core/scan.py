@@ -45,6 +45,16 @@ class ValidEntries:
         return x_BN
 
 
+def last_valid(mask_BT: torch.Tensor) -> torch.Tensor:
+    """True at the last True place of each row; nowhere in a row without one.
+
+    >>> last_valid(torch.tensor([[True, False, True, False], [False, False, False, False]]))
+    tensor([[False, False,  True, False],
+            [False, False, False, False]])
+    """
+    return mask_BT & (mask_BT.flip(1).cumsum(1).flip(1) == 1)
+
+
 def discounted_suffix_sums(x_BN: torch.Tensor, decay: float) -> torch.Tensor:
     """y_t = x_t + decay · y_{t+1}, with y = 0 behind the end.
 

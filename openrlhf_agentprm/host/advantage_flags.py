@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,10 +62,15 @@ def add_advantage_flags(parser: argparse.ArgumentParser) -> None:
 _OF_FLAGS = {"bootstrap_enable": "bootstrap", "force_enable": "force"}
 
 
-def _flag_names() -> list[str]:
+_OF_PROCESS = ("process_weight", "process_options", "bound", "scaling", "process_clip")
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """Of our flags, by their names behind `--algo.advantage.`."""
     parser = argparse.ArgumentParser()
     add_advantage_flags(parser)
-    return [a.dest.removeprefix("algo.advantage.") for a in parser._actions if a.dest.startswith("algo.")]
+    return {a.dest.removeprefix("algo.advantage."): a.default for a in parser._actions if a.dest.startswith("algo.")}
 
 
 def estimators() -> list[str]:
@@ -96,8 +102,9 @@ def all_options(args: Any) -> dict[str, Any]:
 
 def mute(args: Any) -> None:
     """Take from the PRM its say in the advantages, where its scores are 0 from now on."""
-    a, silent = args.algo.advantage, {"process_weight": 0.0, "alpha": 0.0, "bound": "none", "scaling": "none"}
-    a.options = plain(a.options) | {name: value for name, value in silent.items() if name in all_options(args)}
+    a, has = args.algo.advantage, all_options(args)
+    weights: dict[str, Any] = dict.fromkeys({"process_weight", "alpha"} & has.keys(), 0.0)
+    a.options = plain(a.options) | (weights or dict.fromkeys({"bound", "scaling"} & has.keys(), "none"))
 
 
 def needs(args: Any) -> set[str]:
@@ -133,9 +140,6 @@ def advantage_problems(args: Any) -> list[str]:
     return _unmet(args, needs(args))
 
 
-_OF_PROCESS = ("process_weight", "process_options", "bound", "scaling", "process_clip")
-
-
 def _unmet(args: Any, needed: set[str]) -> list[str]:
     name, found = args.algo.advantage.estimator, []
     if needed & {"prm", "implicit"} and not args.prm.model_name_or_path:
@@ -154,10 +158,7 @@ def _unmet(args: Any, needed: set[str]) -> list[str]:
 
 
 def _given(a: Any) -> dict[str, Any]:
-    parser = argparse.ArgumentParser()
-    add_advantage_flags(parser)
-    given = {name: plain(getattr(a, name)) for name in _flag_names()}
-    return {name: value for name, value in given.items() if value != parser.get_default(f"algo.advantage.{name}")}
+    return {name: value for name, default in _defaults().items() if (value := plain(getattr(a, name))) != default}
 
 
 def _unread_flags(a: Any) -> list[str]:

@@ -18,6 +18,7 @@ from ..core.estimators.shared import sum_by_turn
 from ..core.groups import BASELINES, group_std, relative
 from ..core.process_rewards import novelty
 from ..core.registry import ADVANTAGES
+from ..core.scan import last_valid
 from ..data.layout import spans_from_turn_numbers
 from ..data.states import anchor_keys
 from .advantage_flags import estimator_options, handles, needs
@@ -159,8 +160,7 @@ def _turn_rewards(
     """The outcome at the last turn, or each turn's own reward from the environment."""
     if args.algo.advantage.reward == "environment":
         return sum_by_turn(_stack([e.turn_rewards for e in experiences], 0.0), turn_ids_BT, mask_BK)
-    last_BK = mask_BK & (mask_BK.flip(1).cumsum(1).flip(1) == 1)
-    return torch.where(last_BK, outcome_B[:, None], 0.0)
+    return torch.where(last_valid(mask_BK), outcome_B[:, None], 0.0)
 
 
 def _state_keys(args: Any, experiences: Experiences, width: int) -> torch.Tensor:

@@ -22,19 +22,23 @@ def evaluation(args: Any, group: Any, samples: Sequence[Any]) -> dict[str, float
     samples = [s for s in samples if not bool(torch.isin(s.ending, BROKEN).any()) and bool((s.turn_numbers > 0).any())]
     if not samples:
         return {}
-    for number, sample in enumerate(samples):
-        sample.index = [number]
+    for number, (sample, scores) in enumerate(zip(samples, scores_of(args, group, samples), strict=True)):
+        sample.index, sample.prm_scores = [number], scores
         sample.kl = torch.zeros(sample.turn_numbers.shape)
-        sample.prm_scores = None
-    for sample, scores in zip(samples, scores_of(args, group, samples), strict=True):
-        sample.prm_scores = scores
     batch = turn_batch(args, samples)
+    batch.group_B = prompts_of(samples)  # an evaluation has its own number of samples a prompt
     tokens_BT = pad_sequence([s.sequences[0, 1:] for s in samples], batch_first=True)
     found = of_episodes(args, batch, tokens_BT, torch.ones(len(samples), dtype=torch.bool))
     valid = [s.info["valid_actions"].float() for s in samples if "valid_actions" in s.info]
     if valid:
         found["valid_actions"] = float(torch.cat(valid).mean())
     return {f"monitor/{name}": value for name, value in found.items()}
+
+
+def prompts_of(samples: Sequence[Any]) -> torch.Tensor:
+    """(B,) int64, the same for samples of one prompt."""
+    seen: dict[tuple[str, str], int] = {}
+    return torch.tensor([seen.setdefault((s.prompts[0], s.labels[0]), len(seen)) for s in samples])
 
 
 def scores_of(args: Any, group: Any, samples: Sequence[Any]) -> list[dict[str, torch.Tensor]]:

@@ -9,6 +9,7 @@ import torch
 
 from ..core import metrics
 from ..core.batches import TurnBatch
+from ..core.scan import last_valid
 from .samples import BROKEN, Ending
 
 
@@ -44,8 +45,7 @@ def _score_metrics(batch: TurnBatch, valid_B: torch.Tensor) -> dict[str, float]:
         if bool(mask_BK[:, k].any()):
             found[f"prm/promise_turn{k + 1}"] = float(q_BK[mask_BK[:, k], k].mean())
             found[f"prm/progress_turn{k + 1}"] = float(progress_BK[mask_BK[:, k], k].mean())
-    last_BK = mask_BK & (mask_BK.flip(1).cumsum(1).flip(1) == 1)
-    last_B = torch.where(last_BK, q_BK, 0.0).sum(1)
+    last_B = torch.where(last_valid(mask_BK), q_BK, 0.0).sum(1)
     correlation = metrics.pearson(last_B[valid_B], batch.outcome_B[valid_B])
     if correlation == correlation:
         found["prm/outcome_correlation"] = correlation

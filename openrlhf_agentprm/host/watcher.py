@@ -17,6 +17,7 @@ from ..core import monitors as figures
 from ..core.alarm import Point, Rule, gap, judge, origin_of
 from ..core.batches import TurnBatch
 from ..core.estimators.paid import paid_by_turn
+from ..core.scan import last_valid
 from ..data.files import write_whole
 from .advantage_flags import all_options, mute
 from .samples import BROKEN
@@ -183,8 +184,7 @@ def paid(args: Any, batch: TurnBatch) -> torch.Tensor:
     if p_BK is not None:
         return p_BK
     assert batch.q_BK is not None
-    last_BK = batch.mask_BK & (batch.mask_BK.flip(1).cumsum(1).flip(1) == 1)
-    return torch.where(last_BK, batch.q_BK, 0.0)
+    return torch.where(last_valid(batch.mask_BK), batch.q_BK, 0.0)
 
 
 def run_logger() -> Any:

@@ -163,7 +163,7 @@ def test_the_first_fatal_turn_by_hand(tree, tmp_path):
     assert undecided.figures["undecided"] == 1 and sidecar.figures["undecided"] == 0
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 19)), min_size=1, max_size=5), st.booleans())
 def test_the_search_finds_what_completing_every_state_finds(tmp_path_factory, shapes, shared):
     """Tasks that fail at a turn of their own; with `shared` the actions, and so the states, are those of one task."""

@@ -57,12 +57,11 @@ def test_what_is_masked_is_no_action():
     assert monitors.repeated_share(keys, MASK).tolist() == pytest.approx([2 / 3, 0.0])
 
 
-def test_sums_and_last_turns():
+def test_sums_over_turns():
     x = torch.tensor([[0.1, 0.2, 0.3], [0.4, math.nan, math.nan]])
     assert monitors.episode_sums(x, MASK).tolist() == pytest.approx([0.6, 0.4])
-    assert monitors.last_turn(x, MASK).tolist() == pytest.approx([0.3, 0.4])
     none = torch.zeros(1, 3, dtype=torch.bool)
-    assert monitors.episode_sums(x[1:], none).tolist() == monitors.last_turn(x[1:], none).tolist() == [0.0]
+    assert monitors.episode_sums(x[1:], none).tolist() == [0.0]
 
 
 def test_the_figures_of_a_batch_by_hand():

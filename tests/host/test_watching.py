@@ -9,7 +9,8 @@ import torch
 
 from openrlhf_agentprm.core.batches import TurnBatch
 from openrlhf_agentprm.core.estimators.gae import turn_gae
-from openrlhf_agentprm.host.advantage_flags import estimator_options
+from openrlhf_agentprm.host.advantage_flags import estimator_options, mute
+from openrlhf_agentprm.host.held_out import prompts_of
 from openrlhf_agentprm.host.samples import Ending
 from openrlhf_agentprm.host.watcher import FILE, Watcher, paid
 
@@ -222,7 +223,15 @@ def test_muted_options_are_silent_whatever_was_given(tmp_path):
     watcher.state["alarm"] = {"series": "training", "step": 1}
     watcher._settle()
     options = estimator_options(args, 0.0)
-    assert options["process_weight"] == 0 and options["eta"] == 0.7 and options["bound"] == "none"
+    assert options["process_weight"] == 0 and options["eta"] == 0.7
+    alone = arguments(tmp_path, "--algo.advantage.bound", "par", process_reward=None, estimator="progress")
+    mute(alone)
+    assert estimator_options(alone, 0.0)["bound"] == "none", "a score of 0 would be paid half"
+
+
+def test_an_evaluations_samples_are_grouped_by_their_prompts():
+    samples = [SimpleNamespace(prompts=[p], labels=[label]) for p, label in (("a", "1"), ("a", "1"), ("b", "1"), ("a", "2"), ("b", "1"))]
+    assert prompts_of(samples).tolist() == [0, 0, 1, 2, 1]
 
 
 OUTCOME = ["--prm.monitor_every", "5", "--prm.early_stop", "outcome", "--prm.model_name_or_path", "x", "--algo.advantage.estimator"]

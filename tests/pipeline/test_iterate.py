@@ -99,7 +99,8 @@ def test_the_prms_of_the_variants_go_on_from_one_another_on_all_episodes_so_far(
         assert (second.method, second.output) == ("mc_visits", "sigmoid")
         assert second.data["left_out"]["no label"] == 0, "each iteration's labels were read"
     else:
-        assert second.method == "expert" and len((run / "next_actions-2/labels.json").read_text().split("episodes@")) == 3
+        asked = json.loads((run / "next_actions-2/labels.json").read_text())["dataset"].split(",")
+        assert second.method == "expert" and asked == [str(run / name) for name in ("experts", "episodes-1", "episodes-2")]
 
 
 def test_a_policy_learns_from_the_inverse_prm_alone(quick_run, tmp_path):

@@ -11,7 +11,8 @@ from .. import advantages as adv
 from .. import process_rewards
 from ..batches import TurnAdvantages, TurnBatch, needed
 from ..process_rewards import Shaping
-from .shared import choice, estimator, explained, first_of_turn, last_of_turn, paid, sum_by_turn
+from ..scan import last_valid
+from .shared import choice, estimator, explained, first_of_turn, last_of_turn, mean_paid, sum_by_turn
 
 VALUES = ("critic", "prm")
 
@@ -150,14 +151,13 @@ def _turn_rewards(
     if kind == "none":
         return rewards_BK, {}
     p_BK = shaping(process_rewards.of_scores(batch, kind, gamma=gamma, **(options or {})), batch)
-    return rewards_BK + weight * p_BK, paid(p_BK, batch.mask_BK)
+    return rewards_BK + weight * p_BK, mean_paid(p_BK, batch.mask_BK)
 
 
 def _behind(batch: TurnBatch) -> torch.Tensor:
     """(B,) the PRM's Q of the last turn of episodes that a limit cut, 0 of the others."""
-    q_BK = torch.where(batch.mask_BK, needed(batch.q_BK, "q_BK").float(), 0.0)
-    last_B = (batch.mask_BK.sum(1) - 1).clamp(min=0)
-    return torch.where(needed(batch.truncated_B, "truncated_B"), q_BK.gather(1, last_B[:, None])[:, 0], 0.0)
+    last_q_B = torch.where(last_valid(batch.mask_BK), needed(batch.q_BK, "q_BK").float(), 0.0).sum(1)
+    return torch.where(needed(batch.truncated_B, "truncated_B"), last_q_B, 0.0)
 
 
 def _at_turn_ends(x_BK: torch.Tensor, batch: TurnBatch) -> torch.Tensor:

@@ -15,8 +15,8 @@ from .. import process_rewards
 from ..batches import TurnAdvantages, TurnBatch, needed
 from ..groups import BASELINES, relative_outcome
 from ..process_rewards import Shaping, returns_to_go
-from ..scan import ValidEntries, discounted_suffix_sums
-from .shared import choice, estimator, paid
+from ..scan import ValidEntries, discounted_suffix_sums, last_valid
+from .shared import choice, estimator, mean_paid
 
 
 def _needs_of_outcome(options: Mapping[str, Any]) -> Collection[str]:
@@ -56,7 +56,7 @@ def outcome(
     metrics: dict[str, float] = {}
     if process_reward != "none" and process_weight:
         p_BK = shaping(process_rewards.of_scores(batch, process_reward, gamma=gamma, **(process_options or {})), batch)
-        metrics = paid(p_BK, batch.mask_BK)
+        metrics = mean_paid(p_BK, batch.mask_BK)
         if process_form == "return":
             p_BK = less_baseline(returns_to_go(p_BK, batch.mask_BK, gamma), batch)
         a_BT = a_BT + process_weight * adv.spread_turns(p_BK, batch.turn_ids_BT)
@@ -110,13 +110,9 @@ def _leave_one_out(x_B: torch.Tensor, batch: TurnBatch) -> torch.Tensor:
 def outcome_to_go(batch: TurnBatch, outcome_B: torch.Tensor, kl_coef: float) -> torch.Tensor:
     """Σ_{s≥t} of the outcome at the last action token and −β kl at each, added from the end one by one as the host adds them."""
     mask_BT = batch.action_mask_BT
-    rewards_BT = torch.where(_last_action(mask_BT), outcome_B[:, None], 0.0)
+    rewards_BT = torch.where(last_valid(mask_BT), outcome_B[:, None], 0.0)
     if kl_coef > 0:
         rewards_BT = rewards_BT + torch.where(mask_BT, -kl_coef * needed(batch.kl_BT, "kl_BT").float(), 0.0)
     # numpy adds float32 up in float32 and in order, where torch's cumsum keeps more digits between
     to_go_BT = torch.from_numpy(rewards_BT.flip(1).numpy().cumsum(axis=1)).flip(1)
     return torch.where(mask_BT, to_go_BT, 0.0)
-
-
-def _last_action(mask_BT: torch.Tensor) -> torch.Tensor:
-    return mask_BT & (mask_BT.flip(1).cumsum(1).flip(1) == 1)

@@ -10,6 +10,7 @@ import torch
 from .. import process_rewards
 from ..batches import TurnBatch, needed
 from ..process_rewards import Shaping
+from ..scan import last_valid
 from .turns import prover_progress
 
 _KINDS = {"promise": "promise", "progress": "progress", "implicit": "progress", "spa": "spa", "potential": "potential"}
@@ -52,5 +53,4 @@ def _bounded(p_BK: torch.Tensor, options: Mapping[str, Any], batch: TurnBatch) -
 def _lowest(p_BK: torch.Tensor, options: Mapping[str, Any], batch: TurnBatch) -> torch.Tensor:
     if not options["strict"]:
         return process_rewards.min_form(p_BK, batch.mask_BK, temperature=options["temperature"])
-    last_BK = batch.mask_BK & (batch.mask_BK.flip(1).cumsum(1).flip(1) == 1)
-    return torch.where(last_BK, process_rewards.future_min(p_BK, batch.mask_BK)[:, :1], 0.0)
+    return torch.where(last_valid(batch.mask_BK), process_rewards.future_min(p_BK, batch.mask_BK)[:, :1], 0.0)

@@ -19,7 +19,7 @@ from .. import process_rewards
 from ..batches import TurnAdvantages, TurnBatch, needed
 from ..process_rewards import Shaping, returns_to_go
 from .outcome import less_baseline, outcome_to_go, relative
-from .shared import choice, estimator, paid
+from .shared import choice, estimator, mean_paid
 
 OF = ("promise", "progress")
 
@@ -115,7 +115,7 @@ def min_form(
         g_BK = process_rewards.future_min(p_BK, batch.mask_BK)
     else:
         g_BK = returns_to_go(process_rewards.min_form(p_BK, batch.mask_BK, temperature=temperature), batch.mask_BK, gamma)
-    return _together(batch, g_BK, paid(p_BK, batch.mask_BK), outcome_weight, process_weight, kl_coef)
+    return _together(batch, g_BK, mean_paid(p_BK, batch.mask_BK), outcome_weight, process_weight, kl_coef)
 
 
 def _needs_of_spa(options: Mapping[str, Any]) -> Collection[str]:
@@ -157,7 +157,7 @@ def potential(batch: TurnBatch, *, gamma: float = 1.0, process_weight: float = 1
     f_BK = process_rewards.of_scores(batch, "potential", gamma=gamma)
     rewards_BK = torch.where(batch.mask_BK, batch.rewards_BK, 0.0).float() + process_weight * f_BK
     g_BK = returns_to_go(rewards_BK, batch.mask_BK, gamma)
-    return _together(batch, g_BK, paid(f_BK, batch.mask_BK), 0.0, 1.0, kl_coef)
+    return _together(batch, g_BK, mean_paid(f_BK, batch.mask_BK), 0.0, 1.0, kl_coef)
 
 
 # --- what they share ---
@@ -168,7 +168,7 @@ def _added_up(
 ) -> TurnAdvantages:
     p_BK = shaping(p_BK, batch)
     g_BK = returns_to_go(p_BK, batch.mask_BK, gamma)
-    return _together(batch, g_BK, paid(p_BK, batch.mask_BK), outcome_weight, process_weight, kl_coef)
+    return _together(batch, g_BK, mean_paid(p_BK, batch.mask_BK), outcome_weight, process_weight, kl_coef)
 
 
 def _together(

@@ -170,7 +170,7 @@ def explained(returns: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -
     return {"turns/value_explained_variance": float(1 - (r - v).var() / r.var().clamp(min=1e-8))}
 
 
-def paid(p_BK: torch.Tensor, mask_BK: torch.Tensor) -> dict[str, float]:
+def mean_paid(p_BK: torch.Tensor, mask_BK: torch.Tensor) -> dict[str, float]:
     """What the PRM paid a turn, on average."""
     return {"process/reward_mean": float(torch.where(mask_BK, p_BK, 0.0).sum() / mask_BK.sum().clamp(min=1))}
 

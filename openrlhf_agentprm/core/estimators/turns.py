@@ -12,7 +12,7 @@ from .. import process_rewards
 from ..batches import TurnAdvantages, TurnBatch, needed
 from ..groups import relative_outcome
 from ..process_rewards import Shaping, returns_to_go
-from .shared import choice, estimator, paid, sum_by_turn
+from .shared import choice, estimator, mean_paid, sum_by_turn
 
 
 def _needs_of_progress(options: Mapping[str, Any]) -> Collection[str]:
@@ -26,7 +26,7 @@ def progress(batch: TurnBatch, *, outcome_weight: float = 0.0, kl_coef: float, s
     Alone it is easily gamed: the policy finds turns that the PRM likes and never finishes. It is here for that comparison.
     """
     a_BK = shaping(process_rewards.of_scores(batch, "progress"), batch)
-    metrics = paid(a_BK, batch.mask_BK)
+    metrics = mean_paid(a_BK, batch.mask_BK)
     if outcome_weight:
         a_BK = a_BK + outcome_weight * _centred(batch)[:, None]
     return _of_turns(batch, a_BK, metrics, kl_coef)
@@ -60,7 +60,7 @@ def pav(
     choice("base", base, ("outcome", "prm"))
     effort_BK = shaping(prover_progress(batch, best_of), batch)
     base_BK = _centred(batch)[:, None] if base == "outcome" else process_rewards.of_scores(batch, "progress")
-    return _of_turns(batch, outcome_weight * base_BK + alpha * effort_BK, paid(effort_BK, batch.mask_BK), kl_coef)
+    return _of_turns(batch, outcome_weight * base_BK + alpha * effort_BK, mean_paid(effort_BK, batch.mask_BK), kl_coef)
 
 
 def prover_progress(batch: TurnBatch, best_of: int | None) -> torch.Tensor:
@@ -106,7 +106,7 @@ def gigpo(
     rewards_BK, metrics = torch.where(batch.mask_BK, batch.rewards_BK, 0.0).float(), {}
     if process_reward != "none":
         p_BK = shaping(process_rewards.of_scores(batch, process_reward, gamma=gamma, **(process_options or {})), batch)
-        rewards_BK, metrics = rewards_BK + process_weight * p_BK, paid(p_BK, batch.mask_BK)
+        rewards_BK, metrics = rewards_BK + process_weight * p_BK, mean_paid(p_BK, batch.mask_BK)
     step_BK, shared = _within_states(returns_to_go(rewards_BK, batch.mask_BK, gamma), batch, divide_by_std)
     a_BK = episode_B[:, None] + step_weight * step_BK
     return _of_turns(batch, a_BK, metrics | {"turns/shared_states": shared}, kl_coef)
