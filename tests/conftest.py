@@ -66,7 +66,7 @@ def quick_run(tmp_path_factory):
     folder = (tmp_path_factory.getbasetemp().parent if SIDE_BY_SIDE else tmp_path_factory.mktemp("quick")) / "run"
     with FileLock(f"{folder}.lock"):
         if not (folder / "report.html").is_file():
-            agentprm("run", "quickstart", *changes({"run_dir": folder, **QUICK}), timeout=1800)
+            agentprm("run", "quickstart", *changes({"run_dir": folder, **QUICK}))
     return folder
 
 

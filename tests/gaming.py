@@ -40,7 +40,7 @@ def gamed(policy, folder, *flags, steps, **kwargs):
         "--ckpt.path",
         folder / "state",
     ]
-    done = module("train_ppo_ray", *_RUN, *line, *flags, timeout=1800, **kwargs)
+    done = module("train_ppo_ray", *_RUN, *line, *flags, **kwargs)
     return rows_of(folder), done.stdout + done.stderr
 
 

@@ -1,5 +1,8 @@
 """Commands of ours, each in a process of its own, and the quickstart's recipe at a reduced size."""
 
+import contextlib
+import importlib
+import io
 import os
 import socket
 import subprocess
@@ -7,6 +10,8 @@ import sys
 from pathlib import Path
 
 import psutil
+
+HANG = 2400  # seconds that only what hangs takes, on a slow and busy machine too
 
 QUICK = {
     "vars.demonstrations": 2000,
@@ -23,7 +28,7 @@ QUICK = {
 }
 
 
-def run(*command, check=True, timeout=600, **kwargs):
+def run(*command, check=True, timeout=HANG, **kwargs):
     """A command of ours in a process of its own; its output in the result."""
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout, **kwargs)
     if check:
@@ -37,6 +42,23 @@ def agentprm(*arguments, **kwargs):
 
 def module(name, *arguments, **kwargs):
     return run(sys.executable, "-m", f"openrlhf_agentprm.cli.{name}", *arguments, **kwargs)
+
+
+def here(name, *arguments):
+    """What `module` does with a command that is refused before it starts anything, in this process, which has the imports behind it."""
+    from openrlhf_agentprm.cli.boundary import run_command
+
+    command, environment = importlib.import_module(f"openrlhf_agentprm.cli.{name}").main, dict(os.environ)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run_command(command, [str(a) for a in arguments])
+        except SystemExit as left:
+            code = left.code
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
+    return subprocess.CompletedProcess([name, *arguments], code or 0, out.getvalue(), err.getvalue())
 
 
 def changes(values):

@@ -5,7 +5,7 @@ import os
 import socket
 
 import pytest
-from launching import agentprm, module
+from launching import agentprm, here, module
 
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
 from openrlhf_agentprm.data.pairs import Pair, PairsSidecar
@@ -36,7 +36,7 @@ def store(folder, *episodes):
 
 
 def train_prm(tiny, dataset, *more):
-    return module("train_prm", "--model.model_name_or_path", tiny, "--data.dataset", dataset, "--train.batch_size", 8, *more, check=False)
+    return here("train_prm", "--model.model_name_or_path", tiny, "--data.dataset", dataset, "--train.batch_size", 8, *more)
 
 
 COLLECT = ["--env.name", "thirdparty_count", "--env.num_tasks", "4", "--env.num_workers", "2", "--collect.n_samples_per_task", "1"]
@@ -45,11 +45,9 @@ COLLECT = ["--env.name", "thirdparty_count", "--env.num_tasks", "4", "--env.num_
 def test_unknown_commands_and_flags_with_what_was_meant():
     refused(agentprm("rnu", check=False), "unknown command 'rnu'; did you mean 'run'?")
     refused(agentprm("list", "env", check=False), "unknown kind 'env'; did you mean 'envs'?")
+    refused(here("collect", "--env.nam", "x"), "unknown flag --env.nam; did you mean '--env.name'?", "--env.name is required")
     refused(
-        module("collect", "--env.nam", "x", check=False), "unknown flag --env.nam; did you mean '--env.name'?", "--env.name is required"
-    )
-    refused(
-        module("evaluate", "--eval.dataset", "x", "--eval.output", "y", "z", "--prm.param_dtype", "f", check=False),
+        here("evaluate", "--eval.dataset", "x", "--eval.output", "y", "z", "--prm.param_dtype", "f"),
         "--prm.param_dtype is 'f'",
     )
 
@@ -59,7 +57,7 @@ def test_missing_empty_and_torn_data(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(train_prm(tiny, tmp_path / "empty"), "holds no episode")
     sft = ["--model.model_name_or_path", tiny, "--data.dataset", f"{tmp_path / 'nowhere'},{tmp_path / 'empty'}"]
-    refused(module("train_sft", *sft, check=False), "nowhere' is not there", "empty' is an empty folder")
+    refused(here("train_sft", *sft), "nowhere' is not there", "empty' is an empty folder")
     torn = store(tmp_path / "torn", *[episode(n) for n in range(4)])
     shard = EpisodeStore(torn).shards()[0]
     shard.write_bytes(shard.read_bytes()[:-40])
@@ -86,7 +84,7 @@ def test_flags_of_prm_training_are_all_told_at_once():
     ]
     flags += ["--data.min_outcome", 0.5, "--ckpt.save_hf", "--label.dense_rewards_enable", "--label.shuffle_seed", 1]
     refused(
-        module("train_prm", *flags, *UNFIT, check=False),
+        here("train_prm", *flags, *UNFIT),
         "--model.model_name_or_path is required",
         "--data.dataset is required",
         "--eval.share is 1.5",
@@ -103,7 +101,7 @@ def test_flags_of_prm_training_are_all_told_at_once():
         "--ckpt.save_hf is of supervised training",
     )
     refused(
-        module("train_prm", "--eval.patience", 2, "--data.replay_decay", 0.5, "--loss.reduce", "episodes", check=False),
+        here("train_prm", "--eval.patience", 2, "--data.replay_decay", 0.5, "--loss.reduce", "episodes"),
         "--eval.patience wants held-out episodes",
         "--data.replay_decay weighs turns, which --loss.reduce episodes divides out again",
     )
@@ -138,7 +136,8 @@ def test_unfit_episodes_are_all_named(tiny, tmp_path):
 
 
 def test_too_few_episodes_for_a_batch(tiny, count_store):
-    few = train_prm(tiny, count_store, "--data.max_samples", 3, "--train.batch_size", 8)
+    flags = ["--data.dataset", count_store, "--data.max_samples", 3, "--train.batch_size", 8]
+    few = module("train_prm", "--model.model_name_or_path", tiny, *flags, check=False)  # told behind the start of its process group
     refused(few, "3 episodes do not fill one batch of --train.batch_size 8")
 
 
@@ -150,28 +149,28 @@ def test_templates_tokenizers_and_contexts(tiny, bpe_policy, tmp_path):
     tokenizer.save_pretrained(tmp_path / "plain")
     (tmp_path / "plain/chat_template.jinja").unlink(missing_ok=True)
     line = [*COLLECT, "--collect.output", tmp_path / "out"]
-    refused(module("collect", *line, "--policy.model_name_or_path", tmp_path / "plain", check=False), "has no chat template")
+    refused(here("collect", *line, "--policy.model_name_or_path", tmp_path / "plain"), "has no chat template")
     template = tmp_path / "rewrites.jinja"
     template.write_text(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role == 'user' else '' }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    rewritten = module("collect", *line, "--policy.model_name_or_path", bpe_policy, "--env.chat_template", template, check=False)
+    rewritten = here("collect", *line, "--policy.model_name_or_path", bpe_policy, "--env.chat_template", template)
     refused(rewritten, "rewrites earlier turns")
-    short = module("collect", *line, "--policy.model_name_or_path", tiny, "--data.max_len", 4, check=False)
+    short = here("collect", *line, "--policy.model_name_or_path", tiny, "--data.max_len", 4)
     refused(short, "the context of 4 tokens (--data.max_len) is shorter than the first prompts")
-    refused(module("collect", *line, "--policy.model_name_or_path", tmp_path / "nothing", check=False), "no tokenizer could be loaded")
+    refused(here("collect", *line, "--policy.model_name_or_path", tmp_path / "nothing"), "no tokenizer could be loaded")
 
 
 def test_environments_that_are_not_there(tiny, tmp_path):
     line = ["--policy.model_name_or_path", tiny, "--collect.output", tmp_path / "out", "--collect.demonstrator", "expert"]
-    refused(module("collect", "--env.name", "babyia", *line, check=False), "unknown environment 'babyia'; did you mean 'babyai'?")
+    refused(here("collect", "--env.name", "babyia", *line), "unknown environment 'babyia'; did you mean 'babyai'?")
     refused(
-        module("collect", "--env.name", "thirdparty_missing", *line, check=False),
+        here("collect", "--env.name", "thirdparty_missing", *line),
         "of the distribution thirdparty-agents could not be loaded",
     )
-    refused(module("collect", *COLLECT, "--env.first_task", 999, *line, check=False), "has no task from number 999 on")
-    refused(module("collect", *COLLECT, "--env.args", "{speed", *line, check=False), "--env.args is '{speed'", "not JSON")
+    refused(here("collect", *COLLECT, "--env.first_task", 999, *line), "has no task from number 999 on")
+    refused(here("collect", *COLLECT, "--env.args", "{speed", *line), "--env.args is '{speed'", "not JSON")
     refused(agentprm("env", "check", "babyai", "--env.args", '{"levels": "Nowhere"}', check=False), "unknown BabyAI level 'Nowhere'")
 
 
@@ -189,20 +188,20 @@ def test_a_prm_of_another_vocabulary(tiny, bpe_policy, count_store, tmp_path):
 
     save_prm(start_from(str(bpe_policy), dtype="fp32"), load_tokenizer(str(bpe_policy)), tmp_path / "prm", Record())
     line = ["--env.name", "thirdparty_count", "--policy.model_name_or_path", tiny, "--search.output", tmp_path / "search.json"]
-    refused(module("search", *line, "--prm.model_name_or_path", tmp_path / "prm", check=False), "have different vocabularies")
+    refused(here("search", *line, "--prm.model_name_or_path", tmp_path / "prm"), "have different vocabularies")
     # its vocabulary is the larger one, so that each token of the store has an embedding there
     foreign = "are not those of", "so its episodes come from another tokenizer"
     given = ["--eval.dataset", count_store, "--eval.output", tmp_path / "evaluation.json", "--prm.model_name_or_path", tmp_path / "prm"]
-    refused(module("evaluate", *given, check=False), *foreign)
+    refused(here("evaluate", *given), *foreign)
     given = ["--model.model_name_or_path", bpe_policy, "--data.dataset", count_store, "--ckpt.output_dir", tmp_path / "out"]
-    refused(module("train_prm", *given, "--train.batch_size", 16, "--ds.attn_implementation", "sdpa", check=False), *foreign)
+    refused(here("train_prm", *given, "--train.batch_size", 16, "--ds.attn_implementation", "sdpa"), *foreign)
     refused(module("train_sft", *given, "--train.batch_size", 16, "--ds.attn_implementation", "sdpa", check=False), *foreign)
-    refused(module("search", *line, "--search.methods", "2y2", check=False), "search method '2y2' is not N×M")
-    refused(module("search", *line, "--search.random_disable", check=False), "nothing ranks the actions")
+    refused(here("search", *line, "--search.methods", "2y2"), "search method '2y2' is not N×M")
+    refused(here("search", *line, "--search.random_disable"), "nothing ranks the actions")
     named = [f"oracle={tmp_path / 'prm'}"]
-    refused(module("search", *line, "--prm.model_name_or_path", *named, check=False), "a PRM is named 'oracle', as the baseline is")
-    refused(module("search", *line, "--search.tie_margin", -1, check=False), "is '-1'; wanted a distance between scores, 0 or more")
-    refused(module("search", *line, "--data.max_len", 4096, check=False), "lower --data.max_len", "max_position_embeddings=1024")
+    refused(here("search", *line, "--prm.model_name_or_path", *named), "a PRM is named 'oracle', as the baseline is")
+    refused(here("search", *line, "--search.tie_margin", -1), "is '-1'; wanted a distance between scores, 0 or more")
+    refused(here("search", *line, "--data.max_len", 4096), "lower --data.max_len", "max_position_embeddings=1024")
 
 
 @pytest.mark.host

@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from launching import module
+from launching import here
 
 from openrlhf_agentprm.agents.digest import policy_digest
 from openrlhf_agentprm.cli.select import select
@@ -109,7 +109,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
 def test_the_command_tells_what_it_chose(tmp_path):
     one = policy_of(tmp_path, "one")
     flags = ["--policy.model_name_or_path", one, "--select.dataset", played(tmp_path, one, 2), "--select.output", tmp_path / "out"]
-    told = module("select", *flags).stdout
+    told = here("select", *flags).stdout
     assert "judged   48.8 % [" in told and "It is the first policy." in told
-    wrong = module("select", *flags, "--select.befor", tmp_path, check=False)
+    wrong = here("select", *flags, "--select.befor", tmp_path)
     assert wrong.returncode == 2 and "did you mean '--select.before'?" in wrong.stderr

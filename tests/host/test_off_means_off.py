@@ -71,7 +71,7 @@ def both(tiny, tmp_path_factory):
             "--algo.advantage.lambd", 0.95, "--ckpt.output_dir", folder / name / "out",
         ]  # fmt: skip
         environment = os.environ | {"DUMP_ADVANTAGES": str(folder / name)}
-        done = subprocess.run([str(x) for x in line], capture_output=True, text=True, timeout=600, env=environment)
+        done = subprocess.run([str(x) for x in line], capture_output=True, text=True, timeout=1200, env=environment)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         batches = [torch.load(p, weights_only=True) for p in sorted((folder / name).glob("*.pt"))]
         results[name] = (losses(done.stdout + done.stderr), batches)

@@ -46,7 +46,7 @@ def test_paths_go_to_other_processes_whole(tmp_path, monkeypatch):
 
 @pytest.mark.host
 def test_what_a_node_lacks_is_told():
-    done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, timeout=1200)
     refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
     assert len(refused) == 2, done.stderr
     assert "--policy.model_name_or_path /nowhere/policy is not on the cluster's node" in refused[0] and "chat_template" not in refused[0]

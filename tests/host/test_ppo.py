@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import free_port, module, run, stop_ray
+from launching import HANG, free_port, module, run, stop_ray
 
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.host import cluster
@@ -35,7 +35,7 @@ def steps(text):
 
 
 def ppo(*flags, **kwargs):
-    done = module("train_ppo_ray", *SMALL, *flags, timeout=900, **kwargs)
+    done = module("train_ppo_ray", *SMALL, *flags, **kwargs)
     return steps(done.stdout + done.stderr), done
 
 
@@ -148,14 +148,14 @@ def test_a_third_partys_estimator_and_environment_train_and_an_interrupted_and_k
     for number, (step, kill) in enumerate(((2, signal.SIGINT), (4, signal.SIGKILL))):
         log = (tmp_path / f"{number}.log").open("w")
         process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + HANG
         latest = tmp_path / "state/_actor/latest"  # names a checkpoint once it is whole
         while (
             not (latest.is_file() and latest.read_text() >= f"global_step{step}") and time.monotonic() < deadline and process.poll() is None
         ):
             time.sleep(0.05)
         os.killpg(process.pid, kill)
-        told = process.wait(timeout=120)
+        told = process.wait(timeout=600)
         assert told == (130 if kill == signal.SIGINT else -signal.SIGKILL), (tmp_path / f"{number}.log").read_text()[-3000:]
         stop_ray()
     assert "what was finished is kept, and the same command goes on" in (tmp_path / "0.log").read_text()
@@ -205,7 +205,7 @@ def test_ray_job_submit(silent, tmp_path, ray_head):
         "--env.max_turns", 2, "--env.max_tokens_per_turn", 4, "--env.num_workers", 4, "--actor.model_name_or_path", silent,
         "--algo.advantage.estimator", "reinforce_baseline", "--ckpt.output_dir", tmp_path / "out",
     ]  # fmt: skip
-    done = subprocess.run([str(x) for x in job], capture_output=True, text=True, timeout=600, env=environment)
+    done = subprocess.run([str(x) for x in job], capture_output=True, text=True, timeout=HANG, env=environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     first = steps(done.stdout + done.stderr)[1]
     assert first["turns/per_episode"] == 2 and first["status/truncated"] + first.get("status/failure", 0) == 16, (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from launching import agentprm
+from launching import agentprm, here
 from small import kinds, small_recipe
 
 from openrlhf_agentprm.cli.run import parsers
@@ -18,11 +18,11 @@ from openrlhf_agentprm.pipeline.run import dry_run
 
 RECIPES = sorted(p.stem for p in recipes_folder().glob("*.yaml"))
 LOOPS = {"iterate-agentprm", "iterate-mc", "iterate-inverse", "iterate-dpo"}
-OURS = {"quickstart", "study-labels", *LOOPS}  # the others have a paper's settings
+OURS = {"quickstart", "study-labels", "study-rl", *LOOPS}  # the others have a paper's settings
 
 
 def test_our_recipes_are_counted():
-    assert len(RECIPES) == 10 and set(RECIPES) >= OURS
+    assert len(RECIPES) == 11 and set(RECIPES) >= OURS
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -31,7 +31,7 @@ def test_our_recipes_are_valid_key_by_key_and_dry_run(name):
     recipe = load_recipe(name, [], parsers())
     lines = dry_run(recipe)
     assert len(lines) == len(recipe.stages) >= 5 and all("${" not in line for line in lines)
-    printed = agentprm("run", name, "--dry-run").stdout
+    printed = here("run", name, "--dry-run").stdout
     assert all(line in printed for line in lines)
 
 
@@ -116,11 +116,11 @@ def test_a_recipe_with_several_mistakes_tells_them_all(tmp_path):
         "stage 'three': --policy.model_name_or_path is required",
     ):
         assert text in told, told
-    done = agentprm("run", path, check=False)
+    done = here("run", path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("error: ") >= 10
     path.write_text("stages: [a")
-    assert "is not valid YAML" in agentprm("run", path, check=False).stderr
-    assert "no recipe 'quickstrat'; did you mean 'quickstart'?" in agentprm("run", "quickstrat", check=False).stderr
+    assert "is not valid YAML" in here("run", path).stderr
+    assert "no recipe 'quickstrat'; did you mean 'quickstart'?" in here("run", "quickstrat").stderr
 
 
 def test_flags_become_arguments():

@@ -140,7 +140,7 @@ found = llm.encode(prompts, pooling_task="token_classify", pooling_params=vllm.P
 open(sys.argv[3], "w").write(json.dumps([[float(x[0]) for x in o.outputs.data] for o in found]))
 """
     out = tmp_path / "scores.json"
-    subprocess.run([sys.executable, "-c", code, checkpoint, json.dumps(tokens), str(out)], check=True, capture_output=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code, checkpoint, json.dumps(tokens), str(out)], check=True, capture_output=True, timeout=1200)
     for scores, spans, (q, v) in zip(json.loads(out.read_text()), SPANS, ours, strict=True):
         for k, (start, end) in enumerate(spans):
             assert scores[end - 1] == pytest.approx(float(q[k]), abs=1e-5)

@@ -126,7 +126,7 @@ def test_killed_and_started_again_collection_loses_nothing_and_has_nothing_twice
     finished_before = set()
     for _ in range(2):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 1200
         while time.monotonic() < deadline and len(EpisodeStore(tmp_path / "store", allow_empty=True).ids()) <= len(finished_before) + 20:
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 0.3))

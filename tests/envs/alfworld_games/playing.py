@@ -17,6 +17,6 @@ def play_expert(env, task, limit=40):
 
 def python(code, **variables):
     """Run code in a fresh interpreter; its last line of output."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **variables}, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **variables}, timeout=1200)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
