@@ -17,7 +17,7 @@ SMALL = {
     "first_test": 0, "test_tasks": 16, "test_samples": 16, "workers": 8,
 }  # fmt: skip
 ARMS = {"AgentPRM", "mc_soft", "ensemble mean", "ensemble lcb", "implicit", "inverse", "shuffled"}
-MADE = ("policy0", "demonstrations", "sft", "episodes", "agentprm", "test_greedy")
+MADE = ("policy0", "demonstrations", "sft")
 MORE_OF_THE_SAME = (
     "mc_states_2", "mc_labels_2", "mc_soft_2", "agentprm_half", "agentprm_quarter", "no_progress", "lambda_50", "lambda_80",
     "agentprm_3", "td_qv", "pvm", "orm", "visit_labels", "mc_visits",
@@ -45,8 +45,6 @@ def smaller(quick_run, folder):
 @pytest.mark.host
 def test_the_study_runs_stage_by_stage_and_is_summed_up(quick_run, tmp_path):
     run = tmp_path / "study" / "seed0"
-    run.mkdir(parents=True)
-    (run / "episodes").symlink_to(quick_run / "episodes")
     (tmp_path / "smaller.yaml").write_text(smaller(quick_run, run))
     agentprm("run", tmp_path / "smaller.yaml")
     evaluation, searches = (json.loads((run / name).read_text()) for name in ("evaluation.json", "search.json"))
