@@ -4,8 +4,8 @@ import argparse
 from types import SimpleNamespace
 
 import pytest
-from openrlhf.utils.config import hierarchize
 
+from openrlhf_agentprm.core.arguments import nest
 from openrlhf_agentprm.host.online_flags import add_online_flags, flags_of, online_problems
 from openrlhf_agentprm.prm.record import Record
 
@@ -13,7 +13,7 @@ from openrlhf_agentprm.prm.record import Record
 def arguments(path, *flags, name="auto", dtype="fp32", reward=None):
     parser = argparse.ArgumentParser()
     add_online_flags(parser.add_argument_group())
-    args = hierarchize(parser.parse_args(flags))
+    args = nest(parser.parse_args(flags))
     args.prm.name, args.prm.model_name_or_path, args.prm.param_dtype = name, path and str(path), dtype
     args.env = SimpleNamespace(name=None if reward else "babyai")
     args.reward = SimpleNamespace(model_name_or_path=reward, remote_url=None)

@@ -9,6 +9,7 @@ import torch
 import torch.multiprocessing as mp
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
+from openrlhf_agentprm.core.arguments import nest
 from openrlhf_agentprm.data.episode import Episode, Status, Turn
 from openrlhf_agentprm.host.online import episodes_of, save_finished
 from openrlhf_agentprm.host.online_flags import add_online_flags, flags_of
@@ -68,11 +69,9 @@ def implicit(bpe_policy, tmp_path_factory):
 
 
 def arguments(path, *flags):
-    from openrlhf.utils.config import hierarchize
-
     parser = argparse.ArgumentParser()
     add_online_flags(parser.add_argument_group())
-    args = hierarchize(parser.parse_args(["--prm.update_every", "1", *flags]))
+    args = nest(parser.parse_args(["--prm.update_every", "1", *flags]))
     args.prm.model_name_or_path, args.prm.param_dtype = str(path), "fp32"
     args.train, args.ckpt = SimpleNamespace(seed=0), SimpleNamespace(output_dir="out")
     return args
@@ -167,7 +166,7 @@ def test_gradients_that_are_not_finite_move_nothing(scalar):
     trained.update(episodes)
     before = [w.detach().clone() for w in trained.weights]
     broken = copy.deepcopy(episodes)
-    broken[3].outcome = float("nan")
+    broken[3].outcome = float("inf")
     assert trained.update(broken)["skipped_steps"] == 1
     assert all(torch.equal(a, b) for a, b in zip(before, trained.weights, strict=True))
 
