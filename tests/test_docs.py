@@ -171,7 +171,8 @@ def test_the_page_on_ppo_has_the_flags_of_online_prms_and_their_defaults():
 
     from openrlhf_agentprm.host.online_flags import add_online_flags
 
-    rows = re.findall(r"^\| (`--[^|]*`) \| (\S+) \|", (DOCS / "ppo.md").read_text(), re.M)
+    section = re.search(r"^## Training the PRM.*?(?=^## )", (DOCS / "ppo.md").read_text(), re.M | re.S)[0]
+    rows = re.findall(r"^\| (`--[^|]*`) \| (\S+) \|", section, re.M)
     written = {flag.strip("`"): default for names, default in rows for flag in names.split(", ")}
     parser = argparse.ArgumentParser()
     add_online_flags(parser.add_argument_group())
