@@ -31,12 +31,12 @@ def played(number=24, seed=0, tasks=6):
     found = []
     for n in range(number):
         won, turns = float(torch.randint(2, (1,), generator=g)), int(torch.randint(1, 5, (1,), generator=g))
-        ids, spans = torch.randint(5, 300, (3,), generator=g).tolist(), []
+        ids, spans = torch.randint(5, 270, (3,), generator=g).tolist(), []
         for _ in range(turns):
             start = len(ids)
-            ids += [*torch.randint(5, 300, (1 + n % 2,), generator=g).tolist(), 310 if won else 320]
+            ids += [*torch.randint(5, 270, (1 + n % 2,), generator=g).tolist(), 280 if won else 285]
             spans.append((start, len(ids)))
-            ids += torch.randint(5, 300, (2,), generator=g).tolist()
+            ids += torch.randint(5, 270, (2,), generator=g).tolist()
         found.append(
             Episode(
                 env="", task_id=f"t{n % tasks}", split="train", seed=0, sample=n, policy="", policy_digest="", sampling={},
