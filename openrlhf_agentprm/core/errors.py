@@ -22,6 +22,10 @@ class UserError(ValueError):
         return type(self), (self.problems,)
 
 
+class NothingToLearn(UserError):
+    """Episodes that an objective can learn nothing from, such as successes alone where two outcomes are compared."""
+
+
 @contextlib.contextmanager
 def collecting(problems: list[str]) -> Iterator[None]:
     """Add a `UserError`'s problems to a list in place of raising it, so that all are told at once.
