@@ -22,6 +22,10 @@ class UserError(ValueError):
         return type(self), (self.problems,)
 
 
+class StoppedError(RuntimeError):
+    """A run had to end and no setting is at fault; says why, what is kept and how to go on. Command-line tools print it as it is and exit with code 1."""
+
+
 @contextlib.contextmanager
 def collecting(problems: list[str]) -> Iterator[None]:
     """Add a `UserError`'s problems to a list in place of raising it, so that all are told at once.

@@ -18,6 +18,7 @@ from .advantage_flags import estimators as estimators  # these two are called fr
 from .advantage_flags import needs_critic as needs_critic
 from .monitor_flags import add_monitor_flags, monitor_problems, settle_monitors
 from .ppo_checks import problems_of_run, step_delimiters, unread_delimiters
+from .watchdog import add_watch_flags
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_step_flags(prm)
     add_monitor_flags(parser.add_argument_group("monitors"))
     add_advantage_flags(parser)
+    add_watch_flags(parser)
 
 
 def prepare(args: Any) -> None:
