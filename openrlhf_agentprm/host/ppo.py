@@ -18,6 +18,7 @@ from .advantage_flags import estimators as estimators  # these two are called fr
 from .advantage_flags import needs_critic as needs_critic
 from .monitor_flags import add_monitor_flags, monitor_problems, settle_monitors
 from .ppo_checks import problems_of_run, step_delimiters, unread_delimiters
+from .resume import level_checkpoints
 from .watchdog import add_watch_flags
 
 
@@ -100,6 +101,7 @@ def start_ray(args: Any) -> None:
     """Ray with our hook in every worker, before the host would start it."""
     from .cluster import start_ray as start
 
+    level_checkpoints(args)
     limited = args.env.max_tokens_per_turn is not None or args.env.stop_token_ids
     start(args, rollout_settings(args) if args.agentprm.on or limited else {})
 
