@@ -1,6 +1,7 @@
 """PPO runs of which a process is killed: the run as a user starts it, its processes by what they do, and what is left of it."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,12 +26,21 @@ KINDS = ["driver", "environment", *TITLES]
 
 def flags(folder, policy, *, tasks=128):
     """A policy, a PRM in a worker group, environments; 16 steps; a checkpoint at each."""
-    game = ["--env.name", "thirdparty_noted", "--env.args", f'{{"file": "{folder}/played"}}', "--env.num_tasks", tasks, "--env.max_turns", 3]
+    game = [
+        "--env.name",
+        "thirdparty_noted",
+        "--env.args",
+        f'{{"file": "{folder}/played"}}',
+        "--env.num_tasks",
+        tasks,
+        "--env.max_turns",
+        3,
+    ]
     return [
         *SMALL, *game, "--env.max_tokens_per_turn", 4, "--env.num_workers", 4, "--actor.model_name_or_path", policy,
         "--prm.name", "thirdparty_position", "--prm.model_name_or_path", "nowhere", "--train.colocate_all",
         "--algo.advantage.estimator", "thirdparty_constant", "--ckpt.output_dir", folder / "out", "--ckpt.path", folder / "state",
-        "--ckpt.save_steps", 1, "--ckpt.max_num", 2, "--ckpt.load_enable",
+        "--ckpt.save_steps", 1, "--algo.kl.init_coef", 0, "--ckpt.max_num", 2, "--ckpt.load_enable",
     ]  # fmt: skip
 
 
@@ -54,12 +64,12 @@ class Run:
     def text(self):
         return self.log.read_text(errors="replace")
 
-    def reach(self, step, limit=300):
+    def reach(self, step, limit=900):
         """Until this step has been finished, or the run has ended."""
         end = time.monotonic() + limit
         while max(steps(self.text()), default=0) < step and self.driver.poll() is None:
             assert time.monotonic() < end, self.text()[-3000:]
-            time.sleep(0.05)
+            time.sleep(0.5)
 
     def look(self):
         """Note every process that the run has by now; those that Ray or vLLM hands to another parent stay known."""
@@ -131,6 +141,53 @@ def _title(process):
         return "?"
 
 
-def played(folder):
-    """Tasks in the order in which they were begun."""
-    return (folder / "played").read_text().split()
+STEPS, PROMPTS = 16, 8
+
+
+@dataclass
+class Chain:
+    """Starts of one command, each of which goes on where the one before it was killed."""
+
+    folder: Path
+    policy: Path
+    rng: random.Random
+
+    def __post_init__(self):
+        self.began = {}  # step: the tasks that were begun in it, by start
+
+    def start(self):
+        noted = self.folder / "played"
+        self.seen = len(noted.read_text().split()) if noted.exists() else 0
+        self.run = Run(self.folder, flags(self.folder, self.policy, tasks=STEPS * PROMPTS)).start()
+        return self.run
+
+    def kill(self, kind, limit=180):
+        """Kill it at a random moment of the steps behind the first one; what came of it, as a row of a table."""
+        self.run.reach(1)
+        done = steps(self.run.text())
+        time.sleep(self.rng.uniform(0, 4) * done[min(done)]["timing/step_total"])
+        try:
+            pid = self.run.kill(kind)
+        except LookupError:
+            if self.run.driver.poll() is None:
+                raise
+            return None  # it had come to its end
+        at = max(steps(self.run.text()))
+        code, seconds = (None, 0.0) if kind == "environment" else self.run.wait(limit)
+        last = [line for line in self.run.text().splitlines() if line.startswith("error: ")]
+        return {"killed": kind, "pid": pid, "step": at, "code": code, "seconds": seconds, "told": last[-1] if last else ""}
+
+    def note(self):
+        """What this start has finished, and that each step took the tasks that it takes in any other start."""
+        found = steps(self.run.text())
+        tasks = list(dict.fromkeys((self.folder / "played").read_text().split()[self.seen :]))
+        for number in sorted(found):
+            at = (number - min(found)) * PROMPTS
+            self.began.setdefault(number, []).append(frozenset(tasks[at : at + PROMPTS]))
+        return found
+
+    def whole(self):
+        """Every step was finished, a repeated one with the same tasks, and each task belongs to one step."""
+        told = [sets[0] for _, sets in sorted(self.began.items())]
+        same = all(len(set(sets)) == 1 for sets in self.began.values())
+        return sorted(self.began) == list(range(1, STEPS + 1)) and same and len(frozenset().union(*told)) == STEPS * PROMPTS

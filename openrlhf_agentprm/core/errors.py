@@ -23,7 +23,7 @@ class UserError(ValueError):
 
 
 class StoppedError(RuntimeError):
-    """A run had to end and no setting is at fault; says why, what is kept and how to go on. Command-line tools print it as it is and exit with code 1."""
+    """A run had to end and no setting is at fault: says why, what is kept and how to go on. Command-line tools print it alone; exit code 1."""
 
 
 @contextlib.contextmanager

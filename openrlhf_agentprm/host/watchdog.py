@@ -116,7 +116,9 @@ class Watch:
             except RayActorError:  # the table of actors tells more
                 continue
             except RayTaskError as error:
-                found.append(f"the vLLM engine {number} {_where(self.engines[number])} died: its core or one of its workers ({error.cause})")
+                found.append(
+                    f"the vLLM engine {number} {_where(self.engines[number])} died: its core or one of its workers ({error.cause})"
+                )
         return found
 
     def _note(self, number: int, turns: int) -> None:
