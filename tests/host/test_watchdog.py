@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from launching import free_port
 from ray.cluster_utils import Cluster
 
 from openrlhf_agentprm.core.errors import StoppedError
@@ -16,16 +15,10 @@ from openrlhf_agentprm.host import watchdog
 pytestmark = pytest.mark.host
 
 
-def ports():
-    """Given beforehand: a raylet that has to learn them waits 15 s for its agents and no longer, which a busy machine may need."""
-    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-    return {name: free_port() for name in names}
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **ports()})
-    second = cluster.add_node(num_cpus=1, resources={"second": 2}, **ports())
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1, resources={"second": 2})
     ray.init(address=cluster.address, log_to_driver=False)
     yield second
     ray.shutdown()
