@@ -19,6 +19,8 @@ from .advantage_flags import needs_critic as needs_critic
 from .monitor_flags import add_monitor_flags, monitor_problems, settle_monitors
 from .online_flags import add_online_flags, is_online, online_problems, settle_online
 from .ppo_checks import problems_of_run, step_delimiters, unread_delimiters
+from .resume import level_checkpoints
+from .watchdog import add_watch_flags
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_online_flags(parser.add_argument_group("online PRM"))
     add_monitor_flags(parser.add_argument_group("monitors"))
     add_advantage_flags(parser)
+    add_watch_flags(parser)
 
 
 def prepare(args: Any) -> None:
@@ -101,6 +104,7 @@ def start_ray(args: Any) -> None:
     """Ray with our hook in every worker, before the host would start it."""
     from .cluster import start_ray as start
 
+    level_checkpoints(args)
     limited = args.env.max_tokens_per_turn is not None or args.env.stop_token_ids
     start(args, rollout_settings(args) if args.agentprm.on or limited else {})
 
