@@ -69,7 +69,7 @@ class PRMModelActor(BaseModelActor):
 
     def load_online(self, folder: str) -> None:
         """Go on from such a state."""
-        self._trained.load_state(torch.load(Path(folder, STATE), map_location="cpu", weights_only=False))
+        self._trained.load_state(torch.load(Path(folder, STATE), map_location="cpu", weights_only=True))
 
     def save_finished(self, folder: str) -> None:
         """The PRM as a checkpoint like any other."""

@@ -32,7 +32,7 @@ def test_prime_trains_its_prm_first_and_a_resumed_run_goes_on(tiny, implicit_prm
         assert status["prm_update/grad_norm"] > 0 and math.isfinite(status["policy_loss"]) and status["prm_update/stopped"] == 0
     tags = {folder.name for folder in (tmp_path / "state/_prm").iterdir()}
     assert "global_step4" in tags and tags >= {f.name for f in (tmp_path / "state/_actor").iterdir() if f.is_dir()}
-    kept = torch.load(tmp_path / "state/_prm/global_step4/state.pt", weights_only=False)
+    kept = torch.load(tmp_path / "state/_prm/global_step4/state.pt")
     assert kept["done"]["updates"] == 4
     record = Record.load(tmp_path / "out/prm")
     assert record.kind == "implicit" and record.options["online"]["updates"] == 4 and record.options["online"]["mode"] == "before"

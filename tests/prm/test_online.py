@@ -139,7 +139,7 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(scalar, dtype, t
     torch.save(whole.state(), tmp_path / "state.pt")
     rows += [whole.update(played(seed=s)) for s in range(2, 4)]
     again = online(scalar, "scalar", dtype=dtype, eval_share=0.3, patience=9)
-    again.load_state(torch.load(tmp_path / "state.pt", weights_only=False))
+    again.load_state(torch.load(tmp_path / "state.pt"))
     assert [again.update(played(seed=s)) for s in range(2, 4)] == rows[2:]
     assert all(torch.equal(a, b) for a, b in zip(whole.weights, again.weights, strict=True))
 
