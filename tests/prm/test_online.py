@@ -110,9 +110,12 @@ def test_labels_are_made_of_the_current_model(scalar):
 
 
 def test_neither_micro_batches_nor_processes_change_it(scalar, tmp_path):
-    """Two processes by gloo, with an uneven share, one of them with nothing in the last batch."""
+    """Two processes by gloo, with an uneven share, one of them with nothing in the last batch.
+
+    Short steps: Adam's first ones are as long for the rounding of a vanishing gradient as for a gradient.
+    """
     episodes = played(13)
-    alone = online(scalar, "scalar", batch_size=4, micro_batch_size=13)
+    alone = online(scalar, "scalar", batch_size=4, micro_batch_size=13, lr=1e-4)
     rows = [alone.update(part) for part in (episodes, episodes[:1])]
     mp.spawn(_of_two, (str(scalar), str(tmp_path)), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
@@ -126,7 +129,7 @@ def test_neither_micro_batches_nor_processes_change_it(scalar, tmp_path):
 def _of_two(rank, scalar, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    trained, episodes = online(scalar, "scalar", batch_size=4, micro_batch_size=2), played(13)
+    trained, episodes = online(scalar, "scalar", batch_size=4, micro_batch_size=2, lr=1e-4), played(13)
     rows = [trained.update(part) for part in (episodes, episodes[:1])]
     torch.save({"scores": scores(trained, episodes), "rows": rows, "weights": trained.masters}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -149,14 +152,14 @@ def test_it_goes_back_to_its_best_weights_to_the_bit_and_stays_there(scalar):
     episodes = played(48, tasks=12)
     trained = online(scalar, "scalar", "--label.name", "outcome_all", eval_share=0.4, patience=2)
     training, held_out = split_by_task(episodes, 0.4)
-    found = [trained.update(episodes) for _ in range(4)][-1]
-    assert found["episodes"] == len(training) and found["held_out"] == len(held_out) > 0 and found["best_update"] == 4
+    found = [trained.update(episodes) for _ in range(2)][-1]
+    assert found["episodes"] == len(training) and found["held_out"] == len(held_out) > 0 and found["best_update"] == 2
     best = [w.detach().clone() for w in trained.weights]
     trained.optimizer.param_groups[0]["lr"] = 1.0
     stale = trained.update(episodes)
     assert (stale["stale"], stale["stopped"]) == (1, 0) and not torch.equal(best[0], trained.weights[0])
     ended = trained.update(episodes)
-    assert ended["stopped"] == 1 and ended["best_update"] == 4
+    assert ended["stopped"] == 1 and ended["best_update"] == 2
     assert all(torch.equal(a, b) for a, b in zip(best, trained.weights, strict=True))
     assert "loss" not in trained.update(episodes) and all(torch.equal(a, b) for a, b in zip(best, trained.weights, strict=True))
 
