@@ -32,11 +32,11 @@ def interrupted(name, *flags, when):
     line = [sys.executable, "-m", f"openrlhf_agentprm.cli.{name}", *map(str, flags)]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(line, stdout=log, stderr=log)
-        deadline = time.monotonic() + 1200
+        deadline = time.monotonic() + 180
         while not when() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=600)
+        process.wait(timeout=120)
         log.seek(0)
         error = log.read()
     assert process.returncode == 130 and "what was finished is kept, and the same command goes on" in error, error

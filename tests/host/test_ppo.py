@@ -155,7 +155,7 @@ def test_a_third_partys_estimator_and_environment_train_and_an_interrupted_and_k
         ):
             time.sleep(0.05)
         os.killpg(process.pid, kill)
-        told = process.wait(timeout=600)
+        told = process.wait(timeout=120)
         assert told == (130 if kill == signal.SIGINT else -signal.SIGKILL), (tmp_path / f"{number}.log").read_text()[-3000:]
         stop_ray()
     assert "what was finished is kept, and the same command goes on" in (tmp_path / "0.log").read_text()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import yaml
-from launching import HANG, agentprm, changes
+from launching import agentprm, changes
 
 from openrlhf_agentprm.agents.digest import policy_digest
 from openrlhf_agentprm.data.store import EpisodeStore
@@ -57,13 +57,13 @@ def test_an_iteration_that_fails_is_not_built_on_and_an_interrupted_loop_goes_on
     process = subprocess.Popen(
         [sys.executable, "-m", "openrlhf_agentprm.cli.main", "run", str(path), *planted], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )  # fmt: skip
-    deadline = time.monotonic() + HANG
+    deadline = time.monotonic() + 500
     while not (run / "state/prm-2.begun").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=HANG)
+    told, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "what was finished is kept" in told, told
-    done = agentprm("run", path, *planted).stdout
+    done = agentprm("run", path, *planted, timeout=500).stdout
     assert done.count("done before") == 8, done
     failed, last = selection(run, "choice-1"), selection(run, "choice-2")
     assert failed["failed"] and failed["gains"]["start"]["high"] < 0
@@ -85,44 +85,37 @@ def test_an_iteration_that_fails_is_not_built_on_and_an_interrupted_loop_goes_on
     assert "# ppo-3" in again and str(run / "episodes-3") in again
 
 
-def by_the_same_policy(quick_run, folder, name, *, without=()):
-    """The recipe's iterations all by the quickstart's policy, so that nothing has to be chosen."""
-    path = smaller(quick_run, folder, name, without=("valid", "choice", "valid_0", "choice_0", "report", *without))
-    path.write_text(path.read_text().replace("${stages.choice@previous}/next", str(quick_run / "sft")))
-    return path, folder / "run"
-
-
-def goes_on(quick_run, run):
-    """The records of two PRMs, of which the second goes on from the first on all episodes so far."""
+@pytest.mark.parametrize("name", ["iterate-mc", "iterate-inverse"])
+def test_the_prms_of_the_variants_go_on_from_one_another_on_all_episodes_so_far(name, quick_run, tmp_path):
+    """Both iterations by the same policy, so that no PPO is needed."""
+    path, run = smaller(quick_run, tmp_path, name, without=("ppo", "valid", "choice", "valid_0", "choice_0", "report")), tmp_path / "run"
+    text = path.read_text().replace("${stages.choice@previous}/next", str(quick_run / "sft"))
+    path.write_text(text)
+    agentprm("run", path, timeout=500)
     first, second = Record.load(run / "prm-1"), Record.load(run / "prm-2")
     assert first.data["start"] == str(quick_run / "sft") and second.data["start"] == str(run / "prm-1")
     assert list(second.data["iterations"]) == ["1", "2"]
-    return second
+    if name == "iterate-mc":
+        assert (second.method, second.output) == ("mc_visits", "sigmoid")
+        assert second.data["left_out"]["no label"] == 0, "each iteration's labels were read"
+    else:
+        asked = json.loads((run / "next_actions-2/labels.json").read_text())["dataset"].split(",")
+        assert second.method == "expert" and asked == [str(run / name) for name in ("experts", "episodes-1", "episodes-2")]
 
 
-def test_each_iterations_labels_are_read(quick_run, tmp_path):
-    path, run = by_the_same_policy(quick_run, tmp_path, "iterate-mc", without=("ppo",))
-    agentprm("run", path)
-    second = goes_on(quick_run, run)
-    assert (second.method, second.output) == ("mc_visits", "sigmoid")
-    assert second.data["left_out"]["no label"] == 0
-
-
-def test_a_policy_learns_from_the_inverse_prm_alone_which_asks_it_in_all_states_so_far(quick_run, tmp_path):
-    path, run = by_the_same_policy(quick_run, tmp_path, "iterate-inverse")
-    agentprm("run", path, "--until", "prm-2")
+def test_a_policy_learns_from_the_inverse_prm_alone(quick_run, tmp_path):
+    path, run = smaller(quick_run, tmp_path, "iterate-inverse"), tmp_path / "run"
+    agentprm("run", path, "--until", "ppo-1", timeout=500)
     log = (run / "logs/ppo-1.log").read_text()
     assert "Global step 2" in log and "'process/reward_mean': nan" not in log
     assert policy_digest(run / "ppo-1") != policy_digest(quick_run / "sft")
-    asked = json.loads((run / "next_actions-2/labels.json").read_text())["dataset"].split(",")
-    assert goes_on(quick_run, run).method == "expert"
-    assert asked == [str(run / name) for name in ("experts", "episodes-1", "episodes-2")]
 
 
 def test_a_policy_learns_by_dpo_from_pairs_that_its_prm_ranks(quick_run, tmp_path):
-    path, run = by_the_same_policy(quick_run, tmp_path, "iterate-dpo")
+    path, run = smaller(quick_run, tmp_path, "iterate-dpo", without=("valid", "choice", "valid_0", "choice_0", "report")), tmp_path / "run"
+    path.write_text(path.read_text().replace("${stages.choice@previous}/next", str(quick_run / "sft")))
     small = changes({"vars.iterations": 1, "vars.margin": 0.0, "dpo.train.batch_size": 4, "dpo.train.micro_batch_size": 4})
-    agentprm("run", path, *small)
+    agentprm("run", path, *small, timeout=500)
     ranked = json.loads((run / "pairs-1/labels.json").read_text())
     assert ranked["kind"] == "episode_pairs" and ranked["figures"]["pairs"] >= 4 and ranked["cost"]["scored_tokens"] > 0
     assert policy_digest(run / "dpo-1") != policy_digest(quick_run / "sft")
