@@ -164,3 +164,17 @@ def test_the_page_of_the_loop_has_the_flags_of_exploration():
     written = dict(re.findall(r"^\| `(--collect[\w.]+)` \| (\S+) \|", (DOCS / "iterate.md").read_text(), re.M))
     flags = {a.option_strings[0]: a.default for a in build_parser()._actions if re.match(r"collect\.(reset|steer|turn)_", a.dest)}
     assert written == {f: "–" if d in (None, []) else str(d) for f, d in flags.items()}
+
+
+def test_the_page_on_ppo_has_the_flags_of_online_prms_and_their_defaults():
+    import argparse
+
+    from openrlhf_agentprm.host.online_flags import add_online_flags
+
+    section = re.search(r"^## Training the PRM.*?(?=^## )", (DOCS / "ppo.md").read_text(), re.M | re.S)[0]
+    rows = re.findall(r"^\| (`--[^|]*`) \| (\S+) \|", section, re.M)
+    written = {flag.strip("`"): default for names, default in rows for flag in names.split(", ")}
+    parser = argparse.ArgumentParser()
+    add_online_flags(parser.add_argument_group())
+    flags = {a.option_strings[0]: a.default for a in parser._actions if a.dest != "help"}
+    assert {f: "–" if d is None else str(d).lower() for f, d in flags.items()} == written

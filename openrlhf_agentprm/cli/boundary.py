@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from ..core.errors import UserError
+from ..core.errors import StoppedError, UserError
 
 
 def run_command(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -38,6 +38,8 @@ def _judge(error: BaseException) -> tuple[int, list[str]]:
     """(exit code, what to tell)."""
     if isinstance(error, UserError):
         return 2, [f"error: {problem}" for problem in error.problems]
+    if isinstance(error, StoppedError) and not _is_full_disk(error):
+        return 1, [f"error: {error}"]
     if isinstance(error, KeyboardInterrupt):
         return 130, ["interrupted; what was finished is kept, and the same command goes on from there"]
     if _is_full_disk(error):

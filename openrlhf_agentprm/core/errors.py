@@ -22,6 +22,14 @@ class UserError(ValueError):
         return type(self), (self.problems,)
 
 
+class NothingToLearn(UserError):
+    """Episodes that an objective can learn nothing from, such as successes alone where two outcomes are compared."""
+
+
+class StoppedError(RuntimeError):
+    """A run had to end and no setting is at fault: says why, what is kept and how to go on. Command-line tools print it alone; exit code 1."""
+
+
 @contextlib.contextmanager
 def collecting(problems: list[str]) -> Iterator[None]:
     """Add a `UserError`'s problems to a list in place of raising it, so that all are told at once.

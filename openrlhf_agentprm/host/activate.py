@@ -22,6 +22,7 @@ from typing import Any
 from ..core.errors import UserError
 from .cpu import MODE_VARIABLE, has_cuda
 from .numa import provide_libnuma
+from .orphans import end_with_parent
 from .patches import Series, load_series, supported_versions
 
 KINDS = {"cuda": {"always"}, "cpu": {"always", "cpu"}, "cpu-only": {"cpu"}}
@@ -64,6 +65,7 @@ def activate(mode: str | None = None) -> None:
 def activate_in_worker() -> None:
     """Ray's worker hook and vLLM's plugin: follow the driver; do nothing in processes that no driver of ours started."""
     if os.environ.get(MODE_VARIABLE):
+        end_with_parent()
         activate()
 
 

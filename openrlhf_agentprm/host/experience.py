@@ -22,6 +22,7 @@ from ..core.scan import last_valid
 from ..data.layout import spans_from_turn_numbers
 from ..data.states import anchor_keys
 from .advantage_flags import estimator_options, handles, needs
+from .online import due
 from .samples import REPLACED, Ending, broken_mask, is_on
 from .turn_metrics import turn_metrics, version_metrics
 
@@ -32,23 +33,29 @@ Experiences = Sequence[Any]
 
 
 def dispatch_prm(maker: Any, samples_list: Experiences) -> list[Any] | None:
-    """Start scoring every turn; where the PRM shares GPUs it is waited for and its cache emptied, as the host does with a reward model."""
+    """Start scoring every turn, and training the PRM where that is due; where it shares GPUs it is waited for and its cache emptied, as the host
+    does with a reward model."""
     maker.turn_metrics = {}
     group = maker.prm_model_group
     if group is None:
         return None
     started = time.monotonic()
+    online = due(maker, samples_list)
+    if online is not None and maker.args.prm.update_mode == "before":
+        online.send(group)
     refs = group.async_run_method_batch(
         method_name="score_turns",
         sequences=[s.sequences for s in samples_list],
         attention_mask=[s.attention_mask for s in samples_list],
         turn_numbers=[s.turn_numbers for s in samples_list],
     )
+    if online is not None and maker.args.prm.update_mode == "after":
+        online.send(group)
     train = maker.args.train
     if train.colocate_all or (train.colocate_critic_reward and maker.critic_model_group is not None):
         import ray
 
-        ray.get(refs)
+        ray.get([*refs, *(online.refs if online is not None else ())])
         ray.get(group.async_run_method(method_name="empty_cache"))
     maker.turn_metrics = {"agentprm/time_prm_s": time.monotonic() - started}
     return refs

@@ -1,12 +1,13 @@
 """What the patched trainer calls: what outlives a batch goes with its checkpoints, and a run is watched and ends where its alarm says so.
 
-Without `--prm.monitor_every` nothing is watched.
+Without `--prm.monitor_every` nothing is watched, without `--prm.update_every` the PRM is not trained.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from . import online
 from .experience import recall, remember
 from .held_out import evaluation as evaluation
 from .watcher import Watcher, run_logger
@@ -17,6 +18,7 @@ _STATE = "agentprm_monitor"
 def start(trainer: Any, checkpoint_states: dict[str, Any] | None) -> None:
     """Begin, or go on from a checkpoint."""
     recall(trainer, checkpoint_states)
+    online.resume(trainer, checkpoint_states)
     if trainer.args.prm.monitor_every:
         states = checkpoint_states or {}
         trainer.experience_maker.watcher = Watcher(trainer.args, states.get(_STATE), states.get("global_step", 0))
@@ -28,13 +30,15 @@ def watcher_of(trainer: Any) -> Watcher | None:
 
 def watched(trainer: Any, step: int, status: dict[str, Any]) -> dict[str, float]:
     """What a step logs besides."""
-    watcher = watcher_of(trainer)
-    return watcher.see_step(step, status) if watcher else {}
+    watcher, updates = watcher_of(trainer), online.online_of(trainer.experience_maker)
+    found = updates.figures() if updates else {}
+    return found | (watcher.see_step(step, status | found) if watcher else {})
 
 
 def keep(trainer: Any, client_states: dict[str, Any]) -> None:
     """Put what is kept where checkpoints keep theirs; the monitors' state itself, so that what an evaluation adds to it is in there too."""
     remember(trainer, client_states)
+    online.keep(trainer, client_states)
     if watcher := watcher_of(trainer):
         client_states[_STATE] = watcher.state
 
@@ -74,6 +78,7 @@ def keep_first(trainer: Any, logs: dict[str, float]) -> None:
 
 def note_best(trainer: Any, tag: str) -> None:
     """The tag of the best checkpoint, which is about to be saved."""
+    online.save(trainer, tag)
     if watcher := watcher_of(trainer):
         watcher.state["best"] = tag
 

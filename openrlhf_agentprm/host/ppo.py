@@ -17,7 +17,10 @@ from .advantage_flags import add_advantage_flags, handles
 from .advantage_flags import estimators as estimators  # these two are called from the patched command line
 from .advantage_flags import needs_critic as needs_critic
 from .monitor_flags import add_monitor_flags, monitor_problems, settle_monitors
+from .online_flags import add_online_flags, is_online, online_problems, settle_online
 from .ppo_checks import problems_of_run, step_delimiters, unread_delimiters
+from .resume import level_checkpoints
+from .watchdog import add_watch_flags
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +39,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     prm.add_argument("--prm.prover_model_name_or_path", default=None, help="a second PRM, of another policy, that the estimator pav reads")
     prm.add_argument("--prm.prover_name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of the second PRM")
     add_step_flags(prm)
+    add_online_flags(parser.add_argument_group("online PRM"))
     add_monitor_flags(parser.add_argument_group("monitors"))
     add_advantage_flags(parser)
+    add_watch_flags(parser)
 
 
 def prepare(args: Any) -> None:
@@ -45,7 +50,7 @@ def prepare(args: Any) -> None:
     ours = handles(args)
     args.agentprm = SimpleNamespace(on=bool(ours or args.env.name or args.prm.model_name_or_path))
     problems = problems_of_run(args, ours) if args.agentprm.on else []
-    if problems := problems + unread_delimiters(args, ours) + monitor_problems(args, ours):
+    if problems := problems + unread_delimiters(args, ours) + monitor_problems(args, ours) + online_problems(args):
         raise UserError(problems)
     if not args.agentprm.on:
         return
@@ -54,6 +59,7 @@ def prepare(args: Any) -> None:
         args.train.agent_func_path = str(Path(__file__).with_name("executor.py"))
         _write_datasets(args)
     settle_monitors(args)
+    settle_online(args)
 
 
 def _write_datasets(args: Any) -> None:
@@ -98,14 +104,19 @@ def start_ray(args: Any) -> None:
     """Ray with our hook in every worker, before the host would start it."""
     from .cluster import start_ray as start
 
+    level_checkpoints(args)
     limited = args.env.max_tokens_per_turn is not None or args.env.stop_token_ids
     start(args, rollout_settings(args) if args.agentprm.on or limited else {})
 
 
-def start_prm(args: Any, strategy: Any, trainer: Any, placement_group: Any) -> list[Any]:
-    """Start the PRM's worker group where the host would start its reward model, and hand it to the trainer; the loading's references."""
+def start_prm(args: Any, strategy: Any, trainer: Any, placement_group: Any) -> tuple[list[Any], Any]:
+    """Start the PRM's worker group where the host would start its reward model, and hand it to the trainer.
+
+    Returns:
+        the loading's references, and the group; none without a PRM.
+    """
     if not args.prm.model_name_or_path:
-        return []
+        return [], None
     import ray
     from openrlhf.trainer.ray.launcher import RayActorGroup
 
@@ -120,7 +131,15 @@ def start_prm(args: Any, strategy: Any, trainer: Any, placement_group: Any) -> l
         duplicate_actors=args.ds.ring_attn_size * args.ds.tensor_parallel_size,
     )
     ray.get(trainer.attach_prm.remote(group))
-    return group.async_init_model_from_pretrained(strategy, args.prm.model_name_or_path)
+    return group.async_init_model_from_pretrained(strategy, args.prm.model_name_or_path), group
+
+
+def save_prm(args: Any, group: Any) -> None:
+    """A PRM that was trained meanwhile, as a checkpoint beside the policy's."""
+    if is_online(args):
+        import ray
+
+        ray.get(group.async_run_method("save_finished", str(Path(args.ckpt.output_dir).absolute() / "prm")))
 
 
 def prove_active_in_vllm(engines: list[Any]) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..core import metrics
 from ..core.errors import UserError
 from ..core.monitors import quantile_points
 from ..data.episode import Episode
 from ..prm.dataset import batches_by_length, collate, micro_batches, micro_batches_of_tokens
 from ..prm.objective import Objective
+from ..prm.outcome_figures import outcome_figures
 from ..prm.packing import check_apart
-from ..prm.record import ENDS_AS_OUTCOME, Record
+from ..prm.record import Record
 from ..prm.scoring import values_as_recorded
 from .best_weights import BestWeights
 from .prm_logs import TrainingLog
@@ -153,13 +153,8 @@ class PRMTrainer:
         gathered: list[Any] = [None] * self.world
         dist.all_gather_object(gathered, (last, first, outcomes, tasks))
         last, first, outcomes, tasks = ([x for part in gathered for x in part[k]] for k in range(4))
-        scores, labels = torch.tensor(last), torch.tensor(outcomes)
-        near = getattr(self.objective, "scale", "probability") in ENDS_AS_OUTCOME  # of others the distance to the outcome means nothing
-        return ({"eval_brier_last": metrics.brier(scores, labels)} if near else {}) | {
-            "eval_auc_last": metrics.auc(scores, labels > 0.5),
-            "eval_auc_first": metrics.auc(torch.tensor(first), labels > 0.5),
-            "eval_auc_last_within_task": metrics.auc_within(scores, labels > 0.5, tasks)[0],
-        }
+        figures = outcome_figures(last, first, outcomes, tasks, getattr(self.objective, "scale", "probability"))
+        return {f"eval_{name}": value for name, value in figures.items()}
 
     @torch.no_grad()
     def reference(self, episodes: Sequence[Episode], record: Record, most: int = 512) -> dict[str, list[float]]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from openrlhf.trainer.ray.launcher import BaseModelActor
 
+from ..data.episode import Episode
 from ..data.layout import spans_from_turn_numbers, turn_positions
+from ..prm.online import OnlinePRM
 from ..prm.scoring import ScoreBatch, load_reward_model
+from .online import STATE, forget_older, save_finished
+from .online_flags import is_online
 
 
 @ray.remote(num_gpus=1)
@@ -25,6 +32,7 @@ class PRMModelActor(BaseModelActor):
         self.prm = load_reward_model(args.prm.name, pretrain, **options)
         prover = args.prm.prover_model_name_or_path
         self.prover = load_reward_model(args.prm.prover_name, prover, **options) if prover else None
+        self.online = OnlinePRM(self.prm, args.agentprm.online) if is_online(args) else None
 
     def score_turns(self, sequences: torch.Tensor, attention_mask: torch.Tensor, turn_numbers: torch.Tensor) -> dict[str, torch.Tensor]:
         """What `TurnBatch` takes from PRMs for a micro-batch, by its names: (B, K) and, of an implicit PRM, (B, T − 1) float32 on the CPU."""
@@ -41,3 +49,34 @@ class PRMModelActor(BaseModelActor):
             judged = self.prover.score(batch)
             found |= {"prover_q_BK": judged.q_BK, "prover_v_BK": judged.v_BK}
         return found
+
+    # --- trained while PPO runs ---
+
+    def update(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Train on the episodes that every replica is given alike; figures of the update and the seconds it took."""
+        started = time.monotonic()
+        found = self._trained.update(episodes)
+        return found | {"time_s": time.monotonic() - started}
+
+    def save_online(self, folder: str) -> None:
+        """The state of the training, written whole or not at all."""
+        if self.strategy.is_rank_0():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            part, whole = Path(folder, "state.part"), Path(folder, STATE)
+            torch.save(self._trained.state(), part)
+            part.replace(whole)
+            forget_older(Path(folder))
+
+    def load_online(self, folder: str) -> None:
+        """Go on from such a state."""
+        self._trained.load_state(torch.load(Path(folder, STATE), map_location="cpu", weights_only=True))
+
+    def save_finished(self, folder: str) -> None:
+        """The PRM as a checkpoint like any other."""
+        if self.strategy.is_rank_0():
+            save_finished(self._trained, self.strategy.args, folder)
+
+    @property
+    def _trained(self) -> OnlinePRM:
+        assert self.online is not None, "--prm.update_every is 0"
+        return self.online

@@ -20,6 +20,7 @@ from ..core.estimators.paid import paid_by_turn
 from ..core.scan import last_valid
 from ..data.files import write_whole
 from .advantage_flags import all_options, mute
+from .online_flags import is_online
 from .samples import BROKEN
 
 FILE = "monitor.jsonl"
@@ -52,7 +53,9 @@ class Watcher:
         self.state: dict[str, Any] = state or {"series": {}, "first": {}, "reference": {}, "alarm": None, "best": None}
         self.at_best = False
         self._seen: dict[str, float] = {}
-        self._reference = getattr(args.agentprm, "score_reference", {}) or self.state["reference"]
+        self.updated = False  # the PRM learns from the batch that is seen next
+        own = getattr(args.agentprm, "score_reference", {})
+        self._reference = self.state["reference"] or own if is_online(args) else own or self.state["reference"]
         self._settle()
         self._forget_later_rows(step)
 
@@ -86,6 +89,7 @@ class Watcher:
             self._seen |= self._scores(batch, kept_B)
             if batch.disagreement_BK is not None:
                 self._seen["disagreement"] = float(batch.disagreement_BK[batch.mask_BK & kept_B[:, None]].mean())
+        self.updated = False
         if self.muted:
             for name in ("q_BK", "v_BK", "prover_q_BK", "prover_v_BK", "process_logratio_BT"):
                 if (scores := getattr(batch, name)) is not None:
@@ -97,6 +101,7 @@ class Watcher:
             return {}
         found = self._seen | self._judged("training", step, self._seen)
         told = {name: float(status[key]) for key, name in _OF_HOST.items() if key in status}
+        told |= {key: float(value) for key, value in status.items() if key.startswith("prm_update/")}
         self._write({"kind": "training", "step": step} | found | told)
         self._ring("training", step, found)
         return {f"monitor/{name}": value for name, value in found.items() if name not in ("success", "episodes", "turns", "turns_std")}
@@ -153,7 +158,10 @@ class Watcher:
         if not self._reference:
             self._reference = self.state["reference"] = {name: figures.quantile_points(x_N) for name, x_N in scores.items()}
             run_logger().info("the PRM's record has no distribution of its scores; they are compared with those of the first batch")
-        return {f"{name}_drift": figures.score_drift(x_N, self._reference[name]) for name, x_N in scores.items()}
+        found = {f"{name}_drift": figures.score_drift(x_N, self._reference[name]) for name, x_N in scores.items()}
+        if self.updated:  # this batch is the PRM's own data now
+            self._reference = self.state["reference"] = {name: figures.quantile_points(x_N) for name, x_N in scores.items()}
+        return found
 
     def _forget_later_rows(self, step: int) -> None:
         file = Path(self.args.ckpt.output_dir) / FILE

@@ -144,14 +144,9 @@ class EnvPool:
         """End every process."""
         for w in self._workers:
             w.connection.close()
-        if self._zygote is not None:
-            self._control.close()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._zygote.pid, signal.SIGKILL)
-            self._zygote.wait()
+        self._end_zygote()
         self._selector.close()
         self._workers = []
-        self._zygote = None
 
     def __enter__(self) -> EnvPool:
         return self
@@ -174,6 +169,15 @@ class EnvPool:
         theirs.close()
         self._answers = self._control.makefile("rb")
         self._await_build()
+
+    def _end_zygote(self) -> None:
+        if self._zygote is None:
+            return
+        self._control.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._zygote.pid, signal.SIGKILL)
+        self._zygote.wait()
+        self._zygote = None
 
     def _await_build(self) -> None:
         """Until the zygote has the environment's package, so that what hangs there is told instead of waited for."""
@@ -208,6 +212,15 @@ class EnvPool:
         return line
 
     def _spawn(self, index: int) -> _Worker:
+        """A new worker; where the process that workers are forked from was killed, and all of them with it, that one anew first."""
+        try:
+            return self._fork(index)
+        except RuntimeError:
+            self._end_zygote()
+            self._start_zygote()
+            return self._fork(index)
+
+    def _fork(self, index: int) -> _Worker:
         ours, theirs = socket.socketpair()
         with theirs, contextlib.suppress(OSError):  # a dead zygote shows by giving no answer
             socket.send_fds(self._control, [b"w"], [theirs.fileno()])

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from launching import module
+from launching import here, module
 
 from openrlhf_agentprm.annotate.chosen import _start, best_episodes, good_turns, ranked_pairs
 from openrlhf_agentprm.annotate.relabel import relabel
@@ -153,12 +153,12 @@ def test_a_prm_selects_and_sft_learns_the_selected_turns(tiny, sampled_store, tm
     text = tmp_path / "text"
     text.mkdir()
     (text / "data.jsonl").write_text('{"input": "a", "output": "b"}\n')
-    refused = module("train_sft", *train, "--data.dataset", text, check=False)
+    refused = here("train_sft", *train, "--data.dataset", text)
     assert refused.returncode == 2 and "--data.selection is of turns of episode stores" in refused.stderr
-    wrong = module("train_sft", *train, "--data.selection", tmp_path / "prm", check=False)
+    wrong = here("train_sft", *train, "--data.selection", tmp_path / "prm")
     assert wrong.returncode == 2 and "holds no finished labels" in wrong.stderr
-    prm = module("train_prm", "--model.model_name_or_path", tiny, "--data.dataset", sampled_store, "--label.sidecar", tmp_path / "good",
-                 "--ckpt.output_dir", tmp_path / "no", check=False)  # fmt: skip
+    prm = here("train_prm", "--model.model_name_or_path", tiny, "--data.dataset", sampled_store, "--label.sidecar", tmp_path / "good",
+                 "--ckpt.output_dir", tmp_path / "no")  # fmt: skip
     assert prm.returncode == 2 and "holds selected turns, where targets of turns are wanted" in prm.stderr
 
 

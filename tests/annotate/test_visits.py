@@ -6,7 +6,7 @@ import random
 import pyarrow.parquet as pq
 import pytest
 import torch
-from launching import module
+from launching import here, module
 
 from openrlhf_agentprm.annotate.visits import mc_visits, qlass
 from openrlhf_agentprm.core.errors import UserError
@@ -174,7 +174,7 @@ def test_labels_of_another_store_are_told():
 @pytest.mark.host
 def test_a_prm_is_trained_on_labels_made_beforehand(tiny, count_store, tmp_path):
     line = ["--data.dataset", count_store, "--label.name", "mc_visits", "--label.options", '{"gamma": 0.9, "weight": "pair"}']
-    done = module("label", *line, "--label.output", tmp_path / "labels")
+    done = here("label", *line, "--label.output", tmp_path / "labels")
     assert "states and actions" in done.stdout and "seconds" in done.stdout
     common = [
         "--model.model_name_or_path",
@@ -187,9 +187,9 @@ def test_a_prm_is_trained_on_labels_made_beforehand(tiny, count_store, tmp_path)
         128,
     ]
     common += ["--train.batch_size", 16, "--train.micro_batch_size", 8, "--adam.lr", "1e-3", "--ds.param_dtype", "fp32", "--loss.beta", 0]
-    refused = module("train_prm", *common, "--label.name", "mc_visits", check=False)
+    refused = here("train_prm", *common, "--label.name", "mc_visits")
     assert refused.returncode == 2 and "cli.label --label.name mc_visits" in refused.stderr
-    refused = module("train_prm", *common, "--label.name", "td_gae", "--label.sidecar", tmp_path / "labels", check=False)
+    refused = here("train_prm", *common, "--label.name", "td_gae", "--label.sidecar", tmp_path / "labels")
     assert refused.returncode == 2 and "was made by mc_visits" in refused.stderr
     module("train_prm", *common, "--label.sidecar", tmp_path / "labels", "--loss.kind", "soft_bce", "--train.max_epochs", 2)
     from openrlhf_agentprm.prm.record import Record

@@ -1,4 +1,4 @@
-"""Advantage estimators beside each other: recipes/study-rl.yaml over seeds, in slices that resume, and their summary.
+"""What docs/ reports as measured of advantage estimators: recipes/study-rl.yaml over seeds, in slices that resume, and their summary.
 
     python tests/benchmarks/rl_study.py run --seeds 0 1 2 --minutes 15
     python tests/benchmarks/rl_study.py summary --seeds 0 1 2

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from launching import module
+from launching import here, module
 
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.episode import Status
@@ -134,11 +134,11 @@ def test_what_cannot_be_trained_on_is_told_at_once(forked, tiny, sampled_store, 
     (tmp_path / "text").mkdir()
     (tmp_path / "text/data.jsonl").write_text('{"chosen": "a", "rejected": "b"}\n')
     line = ["--model.model_name_or_path", tiny, "--ckpt.output_dir", tmp_path / "out"]
-    bare = module("train_dpo", *line, "--data.dataset", forked / "store", check=False)
+    bare = here("train_dpo", *line, "--data.dataset", forked / "store")
     assert bare.returncode == 2 and "has no pairs by itself: give --data.pairs" in bare.stderr
-    text = module("train_dpo", *line, "--data.dataset", tmp_path / "text", "--data.pairs", forked / "steps", "--modl.beta", 1, check=False)
+    text = here("train_dpo", *line, "--data.dataset", tmp_path / "text", "--data.pairs", forked / "steps", "--modl.beta", 1)
     assert text.returncode == 2 and "did you mean '--model.beta'?" in text.stderr
-    text = module("train_dpo", *line, "--data.dataset", tmp_path / "text", "--data.pairs", tmp_path / "no", check=False)
+    text = here("train_dpo", *line, "--data.dataset", tmp_path / "text", "--data.pairs", tmp_path / "no")
     assert text.returncode == 2 and "is of episode stores" in text.stderr and "holds no finished labels" in text.stderr
     with pytest.raises(UserError, match="that .* does not hold; was it made for another store?"):
         _Rows(str(sampled_store), str(forked / "whole"))

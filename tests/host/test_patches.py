@@ -108,7 +108,7 @@ print("openrlhf.utils.deepspeed.deepspeed" in a._finder.modules)
 """
     code_, out, error = python(code)
     assert code_ == 0, error
-    assert out.split() == ["True", "16", "False"]
+    assert out.split() == ["True", "17", "False"]
 
 
 def test_processes_that_no_driver_of_ours_started_are_left_alone():

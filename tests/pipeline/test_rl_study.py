@@ -1,16 +1,28 @@
-"""The study of estimators: what its recipe holds equal, and how its curves are read."""
+"""The study of estimators at a reduced size: two of its arms on the real engine from the quickstart's policy on, and its summary."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from launching import agentprm
 
 from openrlhf_agentprm.pipeline.folders import recipes_folder
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import rl_study  # noqa: E402
+
+SMALL = {"ppo_tasks": 10, "test_tasks": 12, "test_samples": 2, "workers": 8, "first_test": 0}
+STEP = {
+    "rollout.batch_size": 2,
+    "rollout.n_samples_per_prompt": 4,
+    "train.batch_size": 8,
+    "train.micro_batch_size": 8,
+    "ckpt.save_steps": -1,
+}
+MADE = ("policy0", "sft", "episodes", "agentprm")
 
 
 def test_a_curve_is_smoothed_and_asked_when_it_got_there():
@@ -29,3 +41,33 @@ def test_every_arm_starts_from_the_same_policy_and_is_judged_on_the_same_tasks()
     assert all(flags == shared[0] for flags in shared) and all(flags["algo.kl.init_coef"] == 0.01 for flags in trained.values())
     judged = [{**stages[f"test_{arm}"]["flags"], "policy.model_name_or_path": None} for arm in trained]
     assert all(flags == judged[0] for flags in judged)
+
+
+@pytest.mark.host
+def test_arms_run_and_are_summed_up(quick_run, tmp_path):
+    recipe = yaml.safe_load((recipes_folder() / "study-rl.yaml").read_text())
+    run = tmp_path / "study" / "seed0"
+    recipe["run_dir"] = str(run)
+    recipe["vars"] |= SMALL
+    quick = yaml.safe_load((recipes_folder() / "quickstart.yaml").read_text())["shared"]["env"]
+    kept = {
+        name: stage for name, stage in recipe["stages"].items() if name.removeprefix("test_") in ("start", "token_gae", "pav", "report")
+    }
+    for stage in kept.values():
+        if "env.name" in stage["flags"]:
+            stage["flags"] |= quick
+        if stage["command"] == "train_ppo_ray":
+            stage["flags"] |= STEP
+    recipe["stages"] = kept
+    text = yaml.safe_dump(recipe, sort_keys=False)
+    for name in MADE:
+        text = text.replace(f"${{stages.{name}}}", str(quick_run / name))
+    (tmp_path / "smaller.yaml").write_text(text)
+    agentprm("run", tmp_path / "smaller.yaml")
+    curves = {arm: rl_study.curve(run, arm) for arm in ("token_gae", "pav", "outcome")}
+    assert curves.pop("outcome") is None
+    for curve in curves.values():
+        assert len(curve["success"]) == 5 and curve["environment steps"][-1] == pytest.approx(8 * sum(curve["turns"]))
+    line = [sys.executable, BENCHMARKS / "rl_study.py", "summary", "--seeds", 0, "--folder", tmp_path / "study"]
+    told = subprocess.run([str(x) for x in line], capture_output=True, text=True, check=True).stdout
+    assert "| PAV over before PPO |" in told and "| GAE over action tokens, λ 0.95 |" in told and "to step 5" in told

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from launching import module
+from launching import here, module
 
 from openrlhf_agentprm.agents.chat import load_tokenizer
 from openrlhf_agentprm.core.batches import ProcessScores
@@ -89,7 +89,7 @@ def test_a_command_takes_an_ensemble(tiny, sampled_store, tmp_path):
     members = [tmp_path / "prm0", tmp_path / "prm1"]
     module("ensemble", "--ensemble.members", *members, "--ensemble.combine", "lcb", "--ensemble.output", tmp_path / "both")
     assert json.loads((tmp_path / "both/ensemble.json").read_text())["members"] == ["../prm0", "../prm1"]
-    wrong = module("ensemble", "--ensemble.members", tmp_path / "prm0", tiny, "--ensemble.output", tmp_path / "no", check=False)
+    wrong = here("ensemble", "--ensemble.members", tmp_path / "prm0", tiny, "--ensemble.output", tmp_path / "no")
     assert wrong.returncode == 2 and "not a process reward model" in wrong.stderr and not (tmp_path / "no/ensemble.json").exists()
     line = ["--eval.dataset", sampled_store, "--prm.model_name_or_path", f"LCB={tmp_path / 'both'}"]
     done = module("evaluate", *line, "--eval.output", tmp_path / "evaluation.json")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from launching import module
+from launching import here, module
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
@@ -78,7 +78,7 @@ def test_wrong_flags_are_told_at_once(tiny, count_store, tmp_path):
         "--collect.reset_share", 2, "--collect.steer_share", 0.1, "--collect.turn_temperatures", 1.5, -1, "--collect.temperature", 0.7,
         "--collect.demonstrator", "expert", "--collect.reset_back", 0,
     ]  # fmt: skip
-    done = module("collect", *line, *wrong, check=False)
+    done = here("collect", *line, *wrong)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     for text in (
         "--collect.reset_share is 2.0; wanted a share",

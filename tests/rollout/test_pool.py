@@ -205,6 +205,19 @@ def test_closing_leaves_no_process():
     assert not any(alive(pid) for pid in pids)
 
 
+def test_killing_the_process_that_workers_are_forked_from_costs_the_episodes_in_play_and_no_more(pool):
+    ask(pool, 0, reset("train-1"))
+    pids, first = [w.pid for w in pool._workers], pool._zygote.pid
+    os.kill(first, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ask(pool, 0, {"do": "step", "action": "up"}).kind == "died"
+    for worker in (0, 1):
+        assert ask(pool, worker, reset("train-1")).value["observation"] == "at 0"
+    assert pool._zygote.pid != first
+
+
 def test_an_owner_killed_while_the_environment_is_built_leaves_no_process():
     code = (
         "import time\nfrom openrlhf_agentprm.rollout.pool import EnvPool, Timeouts\n"

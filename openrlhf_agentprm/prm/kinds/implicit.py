@@ -82,6 +82,10 @@ class ImplicitPRM:
     def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> OutcomeObjective:
         return OutcomeObjective(train, args)
 
+    def online_objective(self, train: Sequence[Episode], args: Any) -> OutcomeObjective:
+        """`objective` against the reference that is in memory already, asked where an episode is trained on."""
+        return OutcomeObjective(train, args, Reference.of(self.reference))
+
     @staticmethod
     def problems(args: Any) -> list[str]:
         found = []
@@ -154,9 +158,10 @@ class OutcomeObjective:
     Args:
         train: episodes.
         args: nested flags of `cli.train_prm`.
+        reference: in place of the one that the flags name; it is not asked before training.
     """
 
-    def __init__(self, train: Sequence[Episode], args: Any) -> None:
+    def __init__(self, train: Sequence[Episode], args: Any, reference: Reference | None = None) -> None:
         outside = [e for e in train if not 0 <= e.outcome <= 1]
         if outside:
             raise UserError(
@@ -167,8 +172,10 @@ class OutcomeObjective:
         self.args = args
         self.lengths: Sequence[int] = [len(e.token_ids) for e in train]
         self.scale = _scale(args)
-        self.reference = Reference(_reference(args), dtype=args.ds.param_dtype, attn_implementation=args.ds.attn_implementation)
-        self.reference.fill(train)
+        if reference is None:
+            reference = Reference(_reference(args), dtype=args.ds.param_dtype, attn_implementation=args.ds.attn_implementation)
+            reference.fill(train)
+        self.reference = reference
 
     def batch(self, items: Sequence[int]) -> ImplicitBatch:
         part = collate([self.train[i] for i in items])
@@ -207,6 +214,13 @@ class Reference:
         self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         self._model: Any = None
         self._known: dict[bytes, torch.Tensor] = {}
+
+    @classmethod
+    def of(cls, model: Any) -> Reference:
+        """Of a model that is loaded, and stays."""
+        found = cls("", dtype="", attn_implementation="")
+        found._model = model
+        return found
 
     def fill(self, episodes: Sequence[Episode]) -> None:
         """Ask of all episodes, shared out over the processes of the group, and let the model go."""

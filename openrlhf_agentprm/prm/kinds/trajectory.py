@@ -7,7 +7,7 @@ import random
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ...core.errors import UserError
+from ...core.errors import NothingToLearn
 from ...data.episode import Episode
 from ...data.pairs import Pair
 from ..dataset import Labels
@@ -30,7 +30,7 @@ class TrajectoryPRM(ScalarPRM):
     def objective(train: Sequence[Episode], args: Any, labels: Labels | None) -> Preferences:
         pairs = outcome_pairs(train, per_task=args.loss.pairs_per_task, seed=args.train.seed)
         if not pairs:
-            raise UserError(
+            raise NothingToLearn(
                 f"none of the {len({e.task_id for e in train})} tasks has episodes of different outcomes, so there is nothing to compare; "
                 "collect several samples a task (--collect.n_samples_per_task)"
             )

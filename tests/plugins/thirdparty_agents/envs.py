@@ -143,3 +143,16 @@ class Vague(Count):
         if "success" in self.task:
             info["success"] = None
         return observation, reward, terminated, truncated, info
+
+
+class Noted(Count):
+    """Writes down each task that it begins."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def reset(self, *, seed=None, options=None):
+        answer = super().reset(seed=seed, options=options)
+        with open(self.file, "a") as file:
+            file.write(f"{self.task}\n")
+        return answer
