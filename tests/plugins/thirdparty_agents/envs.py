@@ -146,13 +146,18 @@ class Vague(Count):
 
 
 class Noted(Count):
-    """Writes down each task that it begins."""
+    """Writes down each task with its first action: a look at the first prompts, before a run, plays none."""
 
     def __init__(self, file):
         self.file = file
 
     def reset(self, *, seed=None, options=None):
-        answer = super().reset(seed=seed, options=options)
-        with open(self.file, "a") as file:
-            file.write(f"{self.task}\n")
-        return answer
+        self.begun = False
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        if not self.begun:
+            self.begun = True
+            with open(self.file, "a") as file:
+                file.write(f"{self.task}\n")
+        return super().step(action)
