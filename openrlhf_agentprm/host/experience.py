@@ -23,6 +23,7 @@ from ..data.layout import spans_from_turn_numbers
 from ..data.states import anchor_keys
 from .advantage_flags import estimator_options, handles, needs
 from .online import due
+from .prompts import place as place  # the patched trainer calls it
 from .samples import REPLACED, Ending, broken_mask, is_on
 from .turn_metrics import turn_metrics, version_metrics
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +11,14 @@ from typing import Any
 from ..core.errors import UserError
 from ..core.registry import REWARD_MODELS
 from ..prm.step_flags import add_step_flags
-from ..rollout.config import EnvConfig, add_env_flags, check_context
+from ..rollout.config import EnvConfig, add_env_flags
 from .advantage_flags import add_advantage_flags, handles
 from .advantage_flags import estimators as estimators  # these two are called from the patched command line
 from .advantage_flags import needs_critic as needs_critic
 from .monitor_flags import add_monitor_flags, monitor_problems, settle_monitors
 from .online_flags import add_online_flags, is_online, online_problems, settle_online
-from .ppo_checks import problems_of_run, step_delimiters, unread_delimiters
+from .ppo_checks import offload_problems, problems_of_run, step_delimiters, unread_delimiters
+from .prompts import write_datasets
 from .resume import level_checkpoints
 from .watchdog import add_watch_flags
 
@@ -36,6 +36,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     prm.add_argument("--prm.num_nodes", type=int, default=1, help="nodes of its worker group")
     prm.add_argument("--prm.num_gpus_per_node", type=int, default=1, help="GPUs a node of its worker group")
     prm.add_argument("--prm.param_dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="dtype of its backbone; the head is fp32")
+    prm.add_argument(
+        "--prm.offload",
+        action="store_true",
+        default=False,
+        help="keep its weights in CPU memory while it does not score, where it shares GPUs",
+    )
     prm.add_argument("--prm.prover_model_name_or_path", default=None, help="a second PRM, of another policy, that the estimator pav reads")
     prm.add_argument("--prm.prover_name", default="auto", choices=["auto", *REWARD_MODELS.names()], help="kind of the second PRM")
     add_step_flags(prm)
@@ -50,43 +56,16 @@ def prepare(args: Any) -> None:
     ours = handles(args)
     args.agentprm = SimpleNamespace(on=bool(ours or args.env.name or args.prm.model_name_or_path))
     problems = problems_of_run(args, ours) if args.agentprm.on else []
-    if problems := problems + unread_delimiters(args, ours) + monitor_problems(args, ours) + online_problems(args):
+    if problems := problems + unread_delimiters(args, ours) + offload_problems(args) + monitor_problems(args, ours) + online_problems(args):
         raise UserError(problems)
     if not args.agentprm.on:
         return
     args.agentprm.step_delimiters = step_delimiters(args)
     if args.env.name:
         args.train.agent_func_path = str(Path(__file__).with_name("executor.py"))
-        _write_datasets(args)
+        write_datasets(args)
     settle_monitors(args)
     settle_online(args)
-
-
-def _write_datasets(args: Any) -> None:
-    """The host's prompt and evaluation files, one line a task; the executor reads the task in the label."""
-    config = EnvConfig.from_namespace(args.env)
-    folder = Path(args.ckpt.output_dir).absolute() / "agentprm"
-    folder.mkdir(parents=True, exist_ok=True)
-    with config.pool(size=1) as pool:
-        parts = {"prompts": (config.split, config.tasks(pool))}
-        check_context(pool, config.chat(args.actor.model_name_or_path), parts["prompts"][1], args.data.max_len)
-        if args.env.eval_tasks:
-            parts["evaluation"] = (args.env.eval_split, pool.tasks(args.env.eval_split, 0, args.env.eval_tasks))
-    for name, (split, tasks) in parts.items():
-        rows = [
-            {
-                "input": f"{config.name}:{task}",
-                "label": json.dumps({"task_id": task, "split": split, "seed": 0}),
-                "datasource": config.name,
-            }
-            for task in tasks
-        ]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    args.data.prompt_dataset = str(folder / "prompts.jsonl")
-    args.data.input_key, args.data.label_key = "input", "label"
-    args.data.apply_chat_template, args.data.input_template = False, None
-    if args.env.eval_tasks:
-        args.eval.dataset = str(folder / "evaluation.jsonl")
 
 
 def rollout_settings(args: Any) -> dict[str, Any]:

@@ -82,8 +82,7 @@ def _critic_problems(args: Any) -> list[str]:
     from ..prm.vocabulary import read_config
 
     path = args.critic.model_name_or_path
-    reads = needs_critic(args) or args.algo.advantage.estimator == "gae"
-    if not (path and reads and Path(path).is_dir() and is_prm(path)):
+    if not (path and _has_critic(args) and Path(path).is_dir() and is_prm(path)):
         return []
     record = Record.load(path)
     if (labels := read_config(path).num_labels) != 1:
@@ -101,9 +100,27 @@ def _critic_problems(args: Any) -> list[str]:
     return []
 
 
+def offload_problems(args: Any) -> list[str]:
+    """`--prm.offload` where nothing is won by it."""
+    if not args.prm.offload:
+        return []
+    if not args.prm.model_name_or_path:
+        return ["--prm.offload: there is no PRM (--prm.model_name_or_path)"]
+    shares = args.train.colocate_all or (args.train.colocate_critic_reward and _has_critic(args))
+    return (
+        []
+        if shares
+        else ["--prm.offload: the PRM has GPUs of its own, on which its weights are in nobody's way; leave it out, or colocate"]
+    )
+
+
+def _has_critic(args: Any) -> bool:
+    return needs_critic(args) or args.algo.advantage.estimator == "gae"
+
+
 def _colocation_problems(args: Any) -> list[str]:
     """What Ray would wait for without an end: each model takes 0.2 of a GPU of the actor's bundles, or of the critic's."""
-    critic = needs_critic(args) or args.algo.advantage.estimator == "gae"
+    critic = _has_critic(args)
     actors, critics, prms = (x.num_nodes * x.num_gpus_per_node for x in (args.actor, args.critic, args.prm))
     size = f"but --prm.num_nodes × --prm.num_gpus_per_node is {prms}"
     if not args.train.colocate_all:

@@ -282,6 +282,19 @@ UNREAD = [
 ]
 
 
+def test_offloading_a_prm_that_shares_nothing_is_refused():
+    from openrlhf.utils.config import hierarchize
+
+    from openrlhf_agentprm.host.parsers import host_parser
+    from openrlhf_agentprm.host.ppo_checks import offload_problems
+
+    line = ["--actor.model_name_or_path", "x", "--prm.offload"]
+    for more, told in (([], "there is no PRM"), (["--prm.model_name_or_path", "y"], "has GPUs of its own")):
+        (problem,) = offload_problems(hierarchize(host_parser("train_ppo_ray").parse_args([*line, *more])))
+        assert told in problem
+    assert not offload_problems(hierarchize(host_parser("train_ppo_ray").parse_args([*line, *more, "--train.colocate_all"])))
+
+
 @pytest.mark.parametrize(("estimator", "flags", "told"), UNREAD, ids=[" ".join([case[0], *case[1]]) for case in UNREAD])
 def test_a_flag_that_the_estimator_does_not_read_is_refused(estimator, flags, told):
     """On the host's own parser, without starting anything."""

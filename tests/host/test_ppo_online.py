@@ -22,6 +22,7 @@ def test_prime_trains_its_prm_first_and_a_resumed_run_goes_on(tiny, implicit_prm
     flags = [
         *GAME, "--env.num_tasks", 16, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", implicit_prm, "--prm.param_dtype", "fp32",
         "--algo.advantage.estimator", "implicit", "--prm.update_every", 1, "--prm.update_mode", "before", "--prm.adam.lr", 1e-3,
+        "--train.colocate_all", "--prm.offload",
         "--ckpt.output_dir", tmp_path / "out", "--ckpt.path", tmp_path / "state", "--ckpt.save_steps", 1, "--ckpt.load_enable",
     ]  # fmt: skip
     found, _ = ppo(*flags)
