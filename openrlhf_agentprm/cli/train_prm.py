@@ -95,13 +95,11 @@ def _check_outcomes(episodes: list[Any], args: Any) -> None:
         UserError: names the episodes whose outcome is none.
     """
     from ..core.errors import UserError
+    from ..prm.dataset import check_outcomes
 
     if args.label.dense_rewards_enable:
         raise UserError("--loss.kind soft_bce takes no --label.dense_rewards_enable, whose returns leave [0, 1]; take --loss.kind mse")
-    if outside := [e for e in episodes if not 0 <= e.outcome <= 1]:
-        told = [f"--loss.kind soft_bce: the outcome of episode {e.episode_id} is {e.outcome:g}, outside [0, 1]" for e in outside[:10]]
-        more = [f"… and {len(outside) - 10} more"] if len(outside) > 10 else []
-        raise UserError([*told, *more, "take --loss.kind mse for these outcomes"])
+    check_outcomes(episodes, "--loss.kind soft_bce", "take --loss.kind mse for these outcomes")
 
 
 def warn_of_leaks(training: list[Any], held_out: list[Any], dataset: str) -> None:

@@ -22,7 +22,7 @@ from ..core.scan import last_valid
 from ..data.layout import spans_from_turn_numbers
 from ..data.states import anchor_keys
 from .advantage_flags import estimator_options, handles, needs
-from .online import due
+from .online import note_rollout, online_of
 from .prompts import place as place  # the patched trainer calls it
 from .samples import REPLACED, Ending, broken_mask, is_on
 from .turn_metrics import turn_metrics, version_metrics
@@ -41,7 +41,7 @@ def dispatch_prm(maker: Any, samples_list: Experiences) -> list[Any] | None:
     if group is None:
         return None
     started = time.monotonic()
-    online = due(maker, samples_list)
+    online = note_rollout(maker, samples_list)
     if online is not None and maker.args.prm.update_mode == "before":
         online.send(group)
     refs = group.async_run_method_batch(
@@ -67,11 +67,20 @@ def attach_scores(maker: Any, samples_list: Experiences, refs: list[Any] | None)
     if refs is not None:
         started = time.monotonic()
         duplicates = maker.args.ds.ring_attn_size * maker.args.ds.tensor_parallel_size
+        if (online := online_of(maker)) is not None and maker.args.prm.update_mode == "before":
+            _fail_with(online.refs)
         for samples, scores in zip(samples_list, maker._flatten_results(refs, duplicates), strict=True):
             samples.prm_scores = scores
         maker.turn_metrics["agentprm/time_prm_s"] += time.monotonic() - started
     if any_broken(samples_list):
         _fill_broken_metrics(samples_list)
+
+
+def _fail_with(updates: Sequence[Any]) -> None:
+    """An update that failed in one worker leaves the others waiting for it, and the scores behind them: its error comes first."""
+    import ray
+
+    ray.get(list(updates))
 
 
 # --- advantages ---

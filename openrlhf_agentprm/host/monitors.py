@@ -93,6 +93,7 @@ def ended(trainer: Any) -> bool:
         import ray
 
         ray.get(trainer.actor_model_group.async_run_method(method_name="load_tagged", tag=tag))
+        online.go_to(trainer, tag)
         run_logger().info("the policy is that of %s", tag)
     watcher.at_best = True
     return True

@@ -20,32 +20,51 @@ from typing import Any
 from ..core.errors import UserError
 from ..data.episode import Episode, Status, Turn
 from ..data.layout import spans_from_turn_numbers
-from .online_flags import is_online
+from ..prm.dataset import check_outcomes
+from .online_flags import OF_LABELS, is_online
 from .samples import BROKEN, Ending
 
 STATE = "state.pt"
 _KEPT = "agentprm_online"
 
 
+class Waiting(list[Episode]):
+    """Episodes of a checkpoint, which the host logs when it is loaded."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} episodes>"
+
+
 class Online:
     """The trainer's side of one run's updates.
 
-    `rollouts` counts those seen, `waiting` holds the episodes since the last update; both go with the host's checkpoints.
+    `rollouts` counts those seen, `waiting` holds the episodes since the last update, `stopped` tells that `--prm.patience` is over; all go with
+    the host's checkpoints.
     """
 
     def __init__(self, args: Any, kept: dict[str, Any] | None = None) -> None:
         self.args = args
         self.rollouts: int = kept["rollouts"] if kept else 0
-        self.waiting: list[Episode] = list(kept["waiting"]) if kept else []
+        self.stopped: bool = kept["stopped"] if kept else False
+        self.waiting = Waiting(kept["waiting"] if kept else ())
         self.refs: list[Any] = []
 
     def kept(self) -> dict[str, Any]:
-        return {"rollouts": self.rollouts, "waiting": list(self.waiting)}
+        return {"rollouts": self.rollouts, "stopped": self.stopped, "waiting": Waiting(self.waiting)}
 
     def see(self, samples_list: Sequence[Any]) -> bool:
-        """A new rollout; whether the PRM is to be updated now."""
+        """A new rollout; whether the PRM is to be updated now.
+
+        Raises:
+            UserError: an outcome outside [0, 1] for a PRM that learns by cross-entropy.
+        """
         self.rollouts += 1
-        self.waiting += episodes_of(self.args, samples_list, self.rollouts)
+        episodes = episodes_of(self.args, samples_list, self.rollouts)
+        if self.args.agentprm.online.cross_entropy:
+            check_outcomes(
+                episodes, "--prm.update_every with a PRM that learns by cross-entropy", "rescale the rewards, or --reward.clip_range 0 1"
+            )
+        self.waiting += episodes
         return self.rollouts % self.args.prm.update_every == 0
 
     def send(self, group: Any) -> None:
@@ -53,7 +72,7 @@ class Online:
         import ray
 
         self.refs = group.async_run_method("update", ray.put(self.waiting))
-        self.waiting = []
+        self.waiting = Waiting()
 
     def figures(self) -> dict[str, float]:
         """What the update that was sent last has told, once; empty if there was none."""
@@ -62,6 +81,7 @@ class Online:
         if not self.refs:
             return {}
         found, self.refs = ray.get(self.refs)[0], []
+        self.stopped = bool(found["stopped"])
         return {f"prm_update/{name}": value for name, value in found.items()}
 
 
@@ -74,17 +94,18 @@ def online_of(maker: Any) -> Online | None:
     return maker.online
 
 
-def due(maker: Any, samples_list: Sequence[Any]) -> Online | None:
-    """The run's updates, if one is to be made now that this rollout has come; a PRM that has no more say is not trained on."""
+def note_rollout(maker: Any, samples_list: Sequence[Any]) -> Online | None:
+    """Keep a rollout's episodes for the next update; the run's updates, if one is to be made now. A PRM that has no more say, or whose best
+    weights have been put back for good, is not trained on."""
     online, watcher = online_of(maker), getattr(maker, "watcher", None)
     if online is None:
         return None
     now = online.see(samples_list)
-    if watcher is not None and watcher.muted:
-        online.waiting = []
+    if online.stopped or (watcher is not None and watcher.muted):
+        online.waiting = Waiting()
         return None
     if now and watcher is not None:
-        watcher.updated = True
+        watcher.learns_from_next = True
     return online if now else None
 
 
@@ -146,7 +167,9 @@ def save(trainer: Any, tag: str) -> None:
 
 
 def forget_older(folder: Path) -> None:
-    """Remove the states of tags that the host has given up, beside the one in `folder`."""
+    """Remove the states of tags that the host has given up, beside the one in `folder`; none where the host's are out of sight."""
+    if not (folder.parent.parent / "_actor").is_dir():
+        return
     for old in folder.parent.iterdir():
         if old != folder and not (folder.parent.parent / "_actor" / old.name).is_dir():
             shutil.rmtree(old, ignore_errors=True)
@@ -170,11 +193,18 @@ def resume(trainer: Any, checkpoint_states: dict[str, Any] | None) -> None:
         raise UserError(
             "the checkpoint is of a run that did not train its PRM; leave out --prm.update_every, or start anew from another --ckpt.path"
         )
-    import ray
-
     maker.online = Online(trainer.args, kept)
     tag = Path(trainer.args.ckpt.path, "_actor", "latest").read_text(encoding="utf-8").strip()
-    ray.get(maker.prm_model_group.async_run_method("load_online", str(_folder(trainer.args) / tag)))
+    go_to(trainer, tag)
+
+
+def go_to(trainer: Any, tag: str) -> None:
+    """Have every worker go on from the state under this tag."""
+    import ray
+
+    group = trainer.experience_maker.prm_model_group
+    if online_of(trainer.experience_maker) is not None and not trainer.args.ckpt.disable_ds:
+        ray.get(group.async_run_method("load_online", str(_folder(trainer.args) / tag)))
 
 
 # --- the finished PRM ---
@@ -183,28 +213,27 @@ def resume(trainer: Any, checkpoint_states: dict[str, Any] | None) -> None:
 def save_finished(online: Any, args: Any, folder: str) -> None:
     """The trained PRM as a checkpoint: weights, tokenizer, and a record that tells of both trainings."""
     from ..agents.chat import load_tokenizer
+    from ..prm.kinds import reads
     from ..prm.model import save_prm
     from ..prm.record import Record
 
     start, settings = args.prm.model_name_or_path, online.settings
     record: Record = online.prm.record
     flags = settings.flags
-    told = {
-        "start": str(start),
-        "mode": args.prm.update_mode,
-        "every": args.prm.update_every,
-        "lr": settings.lr,
-        "label": flags.label.name,
-        **online.done,
-    }
-    options = record.options | {"online": told}
+    told = {"start": str(start), "mode": args.prm.update_mode, "every": args.prm.update_every, "lr": settings.lr, **online.done}
+    options, method, trained = dict(record.options), record.method, record.value_trained and flags.loss.value_coef > 0
+    if reads(flags, "label.name"):
+        method, told["label"] = flags.label.name, flags.label.name
+        trained = trained and method != "outcome_last"
+    for name in (n for n in OF_LABELS if n != "label.name" and reads(flags, n)):
+        group, option = name.split(".")
+        options[option] = getattr(getattr(flags, group), option)
+    options["online"] = told
     if "reference_beside" in options:
         from ..prm.kinds.implicit import reference_of
 
         place = str(Path(reference_of(start)).resolve())
         options |= {"reference": place, "reference_beside": os.path.relpath(place, Path(folder).resolve())}
-    trained = record.value_trained and flags.loss.value_coef > 0
-    method = flags.label.name if record.kind != "implicit" else record.method
     model = online.model
     model.__dict__.pop("forward", None)  # the training's own call
     save_prm(model, load_tokenizer(start), folder, replace(record, method=method, value_trained=trained, options=options, reference={}))

@@ -11,7 +11,7 @@ from ..core.registry import LABELS
 from ..rollout.config import non_negative_int
 
 MODES = ("before", "after")
-_OF_LABELS = ("label.name", "label.gamma", "label.lambd", "loss.beta", "loss.value_coef")
+OF_LABELS = ("label.name", "label.gamma", "label.lambd", "loss.beta", "loss.value_coef")
 _DEFAULTS: dict[str, dict[str, Any]] = {  # of `cli.train_prm`, where the checkpoint's record says nothing
     "label": {"gamma": 1.0, "lambd": 0.95, "bootstrap_enable": False, "dense_rewards_enable": False, "options": {}},
     "loss": {
@@ -121,13 +121,13 @@ def _kind_problems(args: Any) -> list[str]:
         return [
             f"--prm.update_every: {path} was trained with --loss.kind {flags.loss.kind}, whose labels rollouts do not bring (mse, soft_bce)"
         ]
-    found = [f"--{n} is given, but a PRM of kind {name} does not read it" for n in _given(args) if n in _OF_LABELS and not reads(flags, n)]
+    found = [f"--{n} is given, but a PRM of kind {name} does not read it" for n in _given(args) if n in OF_LABELS and not reads(flags, n)]
     if reads(flags, "label.name"):
         label = LABELS.load(flags.label.name)
         if hasattr(label, "annotate"):
             return [
                 *found,
-                f"--label.name {flags.label.name} makes its labels from a whole store; online take td_gae, td_qv or outcome_all",
+                f"--label.name {flags.label.name} makes its labels from a whole store; online take td_gae, td_qv, outcome_all or outcome_last",
             ]
         if (scale := getattr(label, "scale", "probability")) != record.scale:
             found.append(f"--prm.update_every: of {path} {SCALES[record.scale]}, and by --label.name {flags.label.name} {SCALES[scale]}")
@@ -144,6 +144,8 @@ def flags_of(args: Any, name: str, record: Any) -> SimpleNamespace:
     own = record.method in LABELS.names() and not hasattr(LABELS.load(record.method), "annotate")
     label.name = args.label.name or (record.method if own else "td_gae")
     label.values, label.sidecar, label.shuffle_seed = record.values, None, None
+    if label.name != record.method:
+        label.options = {}
     for group, option in ((label, "gamma"), (label, "lambd"), (loss, "value_coef")):
         if (given := getattr(getattr(args, "loss" if group is loss else "label"), option)) is not None:
             setattr(group, option, given)
@@ -176,8 +178,9 @@ def settle_online(args: Any) -> None:
         return
     prm = args.prm
     name = kind_of(prm.model_name_or_path) if prm.name == AUTO else prm.name
+    flags = flags_of(args, name, Record.load(prm.model_name_or_path))
     args.agentprm.online = OnlineSettings(
-        flags=flags_of(args, name, Record.load(prm.model_name_or_path)),
+        flags=flags,
         lr=prm.adam.lr,
         max_norm=prm.max_norm,
         epochs=prm.train_epochs,
@@ -187,5 +190,6 @@ def settle_online(args: Any) -> None:
         patience=prm.patience,
         seed=args.train.seed,
         gradient_checkpointing=prm.gradient_checkpointing_enable,
-        offload=args.ds.enable_sleep,
+        offload=args.ds.enable_sleep or args.prm.offload,
+        cross_entropy=name == "implicit" or flags.loss.kind == "soft_bce",
     )

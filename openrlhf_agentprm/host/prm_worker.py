@@ -11,6 +11,7 @@ import ray
 import torch
 from openrlhf.trainer.ray.launcher import BaseModelActor
 
+from ..core.errors import UserError
 from ..data.episode import Episode
 from ..data.layout import spans_from_turn_numbers, turn_positions
 from ..prm.online import OnlinePRM
@@ -90,8 +91,15 @@ class PRMModelActor(BaseModelActor):
             forget_older(Path(folder))
 
     def load_online(self, folder: str) -> None:
-        """Go on from such a state."""
-        self._trained.load_state(torch.load(Path(folder, STATE), map_location="cpu", weights_only=True))
+        """Go on from such a state.
+
+        Raises:
+            UserError: it is not there.
+        """
+        file = Path(folder, STATE)
+        if not file.is_file():
+            raise UserError(f"{file} of the PRM that was trained is not there; --ckpt.path has to be on storage that the PRM's nodes see")
+        self._trained.load_state(torch.load(file, map_location="cpu", weights_only=True))
 
     def save_finished(self, folder: str) -> None:
         """The PRM as a checkpoint like any other."""

@@ -53,7 +53,7 @@ class Watcher:
         self.state: dict[str, Any] = state or {"series": {}, "first": {}, "reference": {}, "alarm": None, "best": None}
         self.at_best = False
         self._seen: dict[str, float] = {}
-        self.updated = False  # the PRM learns from the batch that is seen next
+        self.learns_from_next = False  # the batch that is seen next becomes the PRM's own data
         own = getattr(args.agentprm, "score_reference", {})
         self._reference = self.state["reference"] or own if is_online(args) else own or self.state["reference"]
         self._settle()
@@ -89,7 +89,7 @@ class Watcher:
             self._seen |= self._scores(batch, kept_B)
             if batch.disagreement_BK is not None:
                 self._seen["disagreement"] = float(batch.disagreement_BK[batch.mask_BK & kept_B[:, None]].mean())
-        self.updated = False
+        self.learns_from_next = False
         if self.muted:
             for name in ("q_BK", "v_BK", "prover_q_BK", "prover_v_BK", "process_logratio_BT"):
                 if (scores := getattr(batch, name)) is not None:
@@ -159,7 +159,7 @@ class Watcher:
             self._reference = self.state["reference"] = {name: figures.quantile_points(x_N) for name, x_N in scores.items()}
             run_logger().info("the PRM's record has no distribution of its scores; they are compared with those of the first batch")
         found = {f"{name}_drift": figures.score_drift(x_N, self._reference[name]) for name, x_N in scores.items()}
-        if self.updated:  # this batch is the PRM's own data now
+        if self.learns_from_next:
             self._reference = self.state["reference"] = {name: figures.quantile_points(x_N) for name, x_N in scores.items()}
         return found
 

@@ -40,6 +40,19 @@ class PRMData:
         }
 
 
+def check_outcomes(episodes: Sequence[Episode], who: str, instead: str) -> None:
+    """Cross-entropy has targets from 0 to 1.
+
+    Raises:
+        UserError: names the episodes whose outcome is none.
+    """
+    outside = [e for e in episodes if not 0 <= e.outcome <= 1]
+    if outside:
+        told = [f"{who}: the outcome of episode {e.episode_id} is {e.outcome:g}, outside [0, 1]" for e in outside[:10]]
+        more = [f"… and {len(outside) - 10} more"] if len(outside) > 10 else []
+        raise UserError([*told, *more, instead])
+
+
 def load_data(paths: Sequence[str], *, max_len: int, max_samples: int | None = None) -> PRMData:
     """Read episodes in a fixed order. Where none says its iteration, a later store is a newer one.
 

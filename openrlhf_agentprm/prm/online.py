@@ -41,6 +41,7 @@ class OnlineSettings:
         seed: of the order of episodes.
         gradient_checkpointing: compute activations again in the backward pass.
         offload: keep what only updates need in CPU memory between them.
+        cross_entropy: whether its loss wants outcomes in [0, 1].
     """
 
     flags: Any
@@ -54,6 +55,7 @@ class OnlineSettings:
     seed: int = 42
     gradient_checkpointing: bool = False
     offload: bool = False
+    cross_entropy: bool = False
 
 
 class OnlinePRM:
@@ -78,7 +80,7 @@ class OnlinePRM:
         self.optimizer = torch.optim.AdamW(self.masters, lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.done: dict[str, int] = {"updates": 0, "steps": 0, "stale": 0, "best_update": 0, "stopped": 0}
         self.best = self._copied() if settings.patience is not None else None
-        self._offload()
+        self._put_optimizer_away()
 
     # --- an update ---
 
@@ -86,20 +88,21 @@ class OnlinePRM:
         """Train on the episodes of tasks that are not held out, and judge by the others; nothing once it has stopped.
 
         Returns:
-            loss and the objective's own figures (means over optimizer steps), grad_norm, skipped_steps; figures of held-out episodes, as
-            `<figure>_held_out`; episodes, held_out; updates, stale, best_update, stopped, all the same in every process.
+            loss, grad_norm and the objective's own figures (means over the optimizer steps that were taken), skipped_steps; figures of held-out
+            episodes, as `<figure>_held_out`; episodes, held_out; updates, stale, best_update, stopped, all the same in every process.
         """
         if self.done["stopped"]:
             return self._counts()
         training, held_out = split_by_task(episodes, self.settings.eval_share)
-        self._reload()
+        self._fetch_optimizer()
         rows = self._train(training)
-        found = {name: sum(row[name] for row in rows) / len(rows) for name in (rows[0] if rows else ())}
+        taken = [row for row in rows if math.isfinite(row["grad_norm"])]
+        found = {name: sum(row[name] for row in taken) / len(taken) for name in (taken[0] if taken else ())}
         if rows:
-            found["skipped_steps"] = float(sum(not math.isfinite(row["grad_norm"]) for row in rows))
+            found["skipped_steps"] = float(len(rows) - len(taken))
             self.done["updates"] += 1
             found |= self._judged(held_out)
-        self._offload()
+        self._put_optimizer_away()
         return found | {"episodes": float(len(training)), "held_out": float(len(held_out))} | self._counts()
 
     def _counts(self) -> dict[str, float]:
@@ -229,15 +232,15 @@ class OnlinePRM:
             if weight is not master:
                 weight.copy_(master)
 
-    def _offload(self) -> None:
+    def _put_optimizer_away(self) -> None:
         if self.settings.offload:
-            self._move(torch.device("cpu"))
+            self._move_optimizer(torch.device("cpu"))
 
-    def _reload(self) -> None:
+    def _fetch_optimizer(self) -> None:
         if self.settings.offload:
-            self._move(self.device)
+            self._move_optimizer(self.device)
 
-    def _move(self, device: torch.device) -> None:
+    def _move_optimizer(self, device: torch.device) -> None:
         for kept in self.optimizer.state.values():
             kept.update({name: x.to(device) for name, x in kept.items() if name.startswith("exp_avg")})
         for weight, master in zip(self.weights, self.masters, strict=True):
@@ -254,7 +257,9 @@ class OnlinePRM:
         """Go on from `state()`."""
         self._put(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr
         self.done = dict(state["done"])
         if self.best is not None:
             self.best = state["best"] or self._copied()
-        self._offload()
+        self._put_optimizer_away()

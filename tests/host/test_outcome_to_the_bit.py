@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from openrlhf_agentprm.core.groups import BASELINES
+from openrlhf_agentprm.core.registry import ADVANTAGES
 from openrlhf_agentprm.host.activate import activate
 from openrlhf_agentprm.host.samples import Ending
 
@@ -62,7 +63,8 @@ def experiences(host, order, size, width):
             turns[at : at + n] = k + 1
             at += n + number(0, 4)
         kl = torch.randn(width, generator=draw)
-        rows.append((turns, kl, torch.rand(1, generator=draw), torch.rand(8, generator=draw), torch.rand(8, generator=draw)))
+        outcome, q, v = torch.rand(1, generator=draw), torch.rand(8, generator=draw), torch.rand(8, generator=draw)
+        rows.append((turns, kl, outcome, q, v, torch.rand(width, generator=draw), torch.randn(width, generator=draw)))
     made = []
     for start in range(0, len(order), size):
         part = [rows[i] for i in order[start : start + size]]
@@ -75,7 +77,12 @@ def experiences(host, order, size, width):
         one.turn_valid = one.turn_began = one.turn_ended = torch.ones(turns.shape)
         one.ending = torch.full((len(part),), int(Ending.FAILURE))
         one.info = {}
-        one.prm_scores = {"q_BK": torch.stack([r[3] for r in part]), "v_BK": torch.stack([r[4] for r in part])}
+        one.values, ratio_BT = (torch.stack([r[k] for r in part])[:, : turns.shape[1]] for k in (5, 6))
+        one.prm_scores = {
+            "q_BK": torch.stack([r[3] for r in part]),
+            "v_BK": torch.stack([r[4] for r in part]),
+            "process_logratio_BT": ratio_BT,
+        }
         made.append(one)
     return made
 
@@ -99,6 +106,22 @@ def test_no_process_weight_is_the_hosts_estimator_to_the_bit(host, baseline, sco
     assert any(bool(a.any()) for a in found.values())
 
 
+BESIDE = {"promise": {"outcome_weight": 1.0}, "spa": {"outcome_weight": 1.0}}
+
+
+@pytest.mark.parametrize("estimator", ["clip", "delta", "clip_delta", "min_form", "implicit", "promise", "spa"])
+@pytest.mark.parametrize("order", [list(range(PROMPTS * SAMPLES)), ORDER], ids=["in order", "shuffled"])
+def test_beside_the_outcome_and_without_its_process_rewards_an_estimator_is_rloo_to_the_bit(host, estimator, order):
+    wanted = maker(host, arguments("rloo")).compute_advantages_and_returns(experiences(host, order, 8, 60))
+    args = arguments(estimator, whiten="none", process_weight=0.0, **BESIDE.get(estimator, {}))
+    ours = maker(host, args).compute_advantages_and_returns(experiences(host, order, 8, 60))
+    wanted, found = by_sample(wanted), by_sample(ours)
+    assert all(torch.equal(found[i], wanted[i]) for i in wanted) and any(bool(a.any()) for a in found.values())
+
+
+EVERY = [e.name for e in ADVANTAGES.entries() if e.distribution == "openrlhf-agentprm"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -109,6 +132,7 @@ def test_no_process_weight_is_the_hosts_estimator_to_the_bit(host, baseline, sco
         {"estimator": "turn_gae", "values": "prm", "whiten": "none"},
         {"estimator": "turn_gae", "values": "prm", "whiten": "turns"},
         {"estimator": "progress", "whiten": "groups", "scaling": "scale"},
+        *[{"estimator": name} for name in EVERY],
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )

@@ -18,7 +18,7 @@ from ...core.errors import UserError
 from ...core.implicit import implicit_loss, implicit_scores, turn_rewards
 from ...data.episode import Episode
 from ...data.layout import turn_ids
-from ..dataset import Labels, PRMBatch, collate
+from ..dataset import Labels, PRMBatch, check_outcomes, collate
 from ..record import Record
 from ..scoring import ScoreBatch, length_batches
 from ..vocabulary import check_same_vocabulary
@@ -162,12 +162,7 @@ class OutcomeObjective:
     """
 
     def __init__(self, train: Sequence[Episode], args: Any, reference: Reference | None = None) -> None:
-        outside = [e for e in train if not 0 <= e.outcome <= 1]
-        if outside:
-            raise UserError(
-                f"{len(outside)} episodes have an outcome outside [0, 1], which a cross-entropy wants: {outside[0].episode_id} has "
-                f"{outside[0].outcome:g}; train another kind, with --loss.kind mse"
-            )
+        check_outcomes(train, "the cross-entropy of an implicit PRM", "train another kind, with --loss.kind mse")
         self.train = train
         self.args = args
         self.lengths: Sequence[int] = [len(e.token_ids) for e in train]
