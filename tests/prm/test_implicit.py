@@ -163,5 +163,5 @@ def test_it_learns_from_outcomes_alone_and_the_reference_is_asked_once(bpe_polic
     assert objective.reference._model is None, "known episodes never bring it back"
     torch.testing.assert_close(good[:, 0], bad[:, 0])  # nothing has happened yet that tells them apart
     assert float((good[:, 1] - bad[:, 1]).detach().min()) > 0.1, "the turn that decides is paid"
-    with pytest.raises(UserError, match="outcome outside"):
+    with pytest.raises(UserError, match="the outcome of episode .*, outside"):
         OutcomeObjective([counting(2.0, train[0].token_ids)], args)
