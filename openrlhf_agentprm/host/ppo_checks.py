@@ -30,6 +30,11 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append("a PRM cannot be sharded by --ds.ring_attn_size yet")
     if getattr(args.data, "max_images_per_prompt", 0):
         found.append("images in prompts are not supported together with turn-level advantages or a PRM")
+    if _sees(args.actor.model_name_or_path):
+        found.append(
+            f"--actor.model_name_or_path {args.actor.model_name_or_path} is a vision-language model, which the host trains through a processor of "
+            "its own; not supported together with turn-level advantages or a PRM, take its language model"
+        )
     if args.ds.lora.rank:
         found.append(
             "--ds.lora.rank: the host sends adapters under names that vLLM does not know, and stops at the first update; leave it out"
@@ -42,6 +47,13 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found += _colocation_problems(args) + _prm_problems(args, ours)
     found += _prover_problems(args)
     return found + _critic_problems(args)
+
+
+def _sees(path: str | None) -> bool:
+    """Whether the host would take the model for a vision-language one."""
+    from ..prm.vocabulary import read_config
+
+    return bool(path) and Path(path).is_dir() and hasattr(read_config(path), "vision_config")
 
 
 def _packing_problems(args: Any) -> list[str]:

@@ -10,6 +10,7 @@ training batches is success on fresh tasks; it is what the curves are made of. `
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 from itertools import accumulate
@@ -94,6 +95,7 @@ def summary(seeds: list[int], folder: str, arms: list[str]) -> None:
             if any(part is not None for part in parts):
                 print(line(f"{ARMS[new]} over {ARMS.get(old, 'before PPO')}", parts, "+"))
     print_curves({seed: {arm: c for arm in arms if (c := curve(path, arm)) is not None} for seed, path in folders.items()})
+    print_alarms(folders, arms)
 
 
 def print_curves(curves: dict[int, dict[str, Curve]]) -> None:
@@ -112,12 +114,52 @@ def print_curves(curves: dict[int, dict[str, Curve]]) -> None:
             cells = [f"{sum(m) / len(m):.1f}" if m else "–" for m in means]
             turns = [sum(c["turns"][at] for c in parts) / len(parts) for at in (0, -1)]
             print(f"| {title} | " + " | ".join(cells) + f" | {turns[0]:.1f}, {turns[1]:.1f} |")
+    for axis in ("environment steps", "minutes"):
+        print_by(axis, curves)
     print("\n| where outcome only ended, reached by | " + " | ".join(f"seed {s}: step, environment steps, minutes" for s in curves) + " |")
     print("|---|" + "---|" * len(curves))
     for arm, title in ARMS.items():
         cells = [_when(by_arm, arm) for by_arm in curves.values()]
         if any(cell != "–" for cell in cells):
             print(f"| {title} | " + " | ".join(cells) + " |")
+
+
+def print_by(axis: str, curves: dict[int, dict[str, Curve]]) -> None:
+    """Success of the last window of steps within equal budgets, up to what the cheapest arm has spent."""
+    every = [c for by_arm in curves.values() for c in by_arm.values() if len(c["success"]) >= WINDOW]
+    if not every:
+        return
+    budgets = [min(c[axis][-1] for c in every) * part / 4 for part in range(1, 5)]
+    print(
+        f"\n| within {axis} | " + " | ".join(f"{b:,.0f}" if b >= 10 else f"{b:.1f}" for b in budgets) + " |\n|---|" + "---|" * len(budgets)
+    )
+    for arm, title in ARMS.items():
+        parts = [by_arm[arm] for by_arm in curves.values() if arm in by_arm and len(by_arm[arm]["success"]) >= WINDOW]
+        cells = [[x for c in parts if (x := within(c, axis, budget)) is not None] for budget in budgets]
+        if parts:
+            print(f"| {title} | " + " | ".join(f"{100 * sum(m) / len(m):.1f}" if m else "–" for m in cells) + " |")
+
+
+def within(curve: Curve, axis: str, budget: float) -> float | None:
+    """Mean success of the last WINDOW steps that a budget allows; None where it allows fewer."""
+    steps = sum(spent <= budget for spent in curve[axis])
+    return smooth(curve["success"])[steps - WINDOW] if steps >= WINDOW else None
+
+
+def print_alarms(folders: dict[int, Path], arms: list[str]) -> None:
+    """The first alarm of each arm that is watched, by step."""
+    print("\n| the first alarm that the PRM is gamed | " + " | ".join(f"seed {s}" for s in folders) + " |\n|---|" + "---|" * len(folders))
+    for arm in arms:
+        files = [path / arm / "monitor.jsonl" for path in folders.values()]
+        if any(file.is_file() for file in files):
+            print(f"| {ARMS[arm]} | " + " | ".join(map(_first_alarm, files)) + " |")
+
+
+def _first_alarm(file: Path) -> str:
+    if not file.is_file():
+        return "–"
+    rows = [json.loads(row) for row in file.read_text(encoding="utf-8").splitlines()]
+    return next((f"step {row['step']}" for row in rows if row["kind"] == "alarm"), "none")
 
 
 def _when(by_arm: dict[str, Curve], arm: str) -> str:

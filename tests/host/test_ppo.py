@@ -97,7 +97,7 @@ def test_the_critic_is_read_and_trained_where_turns_begin_with_broken_episodes_l
         "--prm.model_name_or_path", prm, "--algo.advantage.estimator", "turn_gae", "--algo.advantage.lambd", 0.95,
         "--algo.advantage.process_reward", "progress", "--algo.advantage.is_correction_level", "token", "--actor.adam.lr", 1e-2,
         "--eval.steps", 2, "--eval.n_samples_per_prompt", 1, "--ckpt.output_dir", tmp_path / "out", "--ckpt.path", tmp_path / "state",
-        "--ckpt.save_steps", 2, "--logger.tensorboard_dir", tmp_path / "tb",
+        "--ckpt.save_steps", 2, "--logger.tensorboard_dir", tmp_path / "tb", "--critic.model_name_or_path", prm,
     )  # fmt: skip
     assert len(found) >= 3
     for status in found.values():
@@ -128,6 +128,7 @@ def test_an_agent_written_for_the_host_works_unchanged_with_our_estimators(tiny,
         "--data.label_key", "label", "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", prm,
         "--algo.advantage.estimator", "token_gae", "--algo.advantage.process_reward", "progress", "--algo.advantage.reward", "environment",
         "--env.max_tokens_per_turn", 3, "--algo.advantage.lambd", 0.9, "--train.async_enable", "--ckpt.output_dir", tmp_path / "out",
+        "--critic.model_name_or_path", prm,
     )  # fmt: skip
     gone.unlink(missing_ok=True)
     assert len(found) == 2 and "started here earlier, is gone" in done.stderr
@@ -280,6 +281,41 @@ UNREAD = [
     ("turn_gae", ["--algo.advantage.values", "prm", "--algo.advantage.process_reward", "spa"], "count progress twice"),
     ("thirdparty_constant", ["--algo.advantage.values", "prm", "--algo.advantage.options", '{"scael": 1}'], "unknown key 'scael'; did you"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--ds.lora.rank", "8"], "--ds.lora.rank: the host sends adapters under names that vLLM does not know"),
+        (["--ds.ring_attn_size", "2"], "a PRM cannot be sharded by --ds.ring_attn_size yet"),
+        (["--data.max_images_per_prompt", "1"], "images in prompts are not supported"),
+        (["--ds.packing_samples"], "--ds.packing_samples needs flash-attn, which is not installed"),
+        (["--train.dynamic_batch_enable"], "--train.dynamic_batch_enable needs flash-attn, which is not installed"),
+        (["--vllm.enable_sleep", "--ds.enable_sleep"], "--vllm.enable_sleep and --ds.enable_sleep: only what is on a GPU"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_the_host_has_and_turns_or_a_prm_do_not_go_together_with_is_refused_by_name(prm, flags, told):
+    from openrlhf.utils.config import hierarchize
+
+    from openrlhf_agentprm.host.parsers import host_parser
+    from openrlhf_agentprm.host.ppo_checks import problems_of_run
+
+    line = ["--actor.model_name_or_path", "x", "--env.name", "thirdparty_count", "--prm.model_name_or_path", str(prm)]
+    line += ["--algo.advantage.estimator", "turn_gae", "--algo.advantage.values", "prm"]
+    problems = {
+        on: problems_of_run(hierarchize(host_parser("train_ppo_ray").parse_args([*line, *flags * on])), True) for on in (False, True)
+    }
+    assert any(told in p for p in problems[True]) and not any(told in p for p in problems[False])
+
+
+def test_a_vision_language_actor_is_refused(tmp_path):
+    from transformers import Qwen2VLConfig
+
+    from openrlhf_agentprm.host.ppo_checks import _sees
+
+    Qwen2VLConfig().save_pretrained(tmp_path)
+    assert _sees(str(tmp_path)) and not _sees("organisation/model") and not _sees(None)
 
 
 def test_offloading_a_prm_that_shares_nothing_is_refused():
