@@ -81,6 +81,7 @@ def test_a_run_over_nodes_that_share_no_files(nodes, cluster, tiny, prm, tmp_pat
     where, head = places(address)
     used = set().union(*(where[part] for part in PARTS))
     assert len(used) == nodes and head not in used
-    assert where["PRMModelActor"] != where["RolloutRayActor"], "the PRM on one node, the engine and its environments on another"
+    if nodes == 4:  # of two, Ray chooses who shares one
+        assert where["PRMModelActor"] != where["RolloutRayActor"], "the PRM on one node, the engine and its environments on another"
     assert head not in where["PPOTrainer"], "its prompts came with it"
     assert (out / "agentprm/prompts.jsonl").is_file() and not (out / "config.json").exists(), "the policy is on its node"
