@@ -45,7 +45,7 @@ def start_ray(args: Any, settings: dict[str, Any]) -> None:
     """Connect to Ray (or start it here), with our hook in every worker; a machine without CUDA gets logical GPUs.
 
     Raises:
-        UserError: the run asks for more GPUs than the cluster has.
+        UserError: the run asks for more GPUs than the cluster has, or others keep them.
     """
     import ray
 
@@ -58,7 +58,27 @@ def start_ray(args: Any, settings: dict[str, Any]) -> None:
             f"the run asks for {wanted} GPUs (actor, reference, critic, PRM and vLLM engines as their flags say), but Ray has {there}; "
             "use fewer, colocate (--train.colocate_all), or add nodes"
         )
+    _await_free_gpus(wanted)
     _prove_active_in_ray()
+
+
+def _await_free_gpus(wanted: int, patience: float = 600, quiet: float = 30) -> None:
+    """Until so many GPUs are free: the host's placement would wait for them without a limit and without a word."""
+    import ray
+
+    began, told = time.monotonic(), False
+    while (free := int(ray.available_resources().get("GPU", 0))) < wanted:
+        waited = time.monotonic() - began
+        if waited > patience:
+            ray.shutdown()
+            raise UserError(
+                f"the run asks for {wanted} GPUs, but after {patience:g} s only {free} of the cluster's are free: other jobs hold the rest. "
+                "`ray status` tells how many are in use; end those jobs, or use fewer GPUs"
+            )
+        if waited > quiet and not told:
+            logger.warning("waiting for %d GPUs, of which %d are free; other jobs of this cluster hold the rest", wanted, free)
+            told = True
+        time.sleep(0.5)
 
 
 def join_or_start(runtime_env: dict[str, Any], *, gpus: int, cpus: int) -> None:

@@ -178,18 +178,20 @@ class AsyncPool:
             self._asked.wait()
             self._asked.clear()
             while self._futures:
-                for reply in self._poll():
+                for worker, answer in self._poll():
                     with self._lock:
-                        loop, future = self._futures.pop(reply.worker)
-                    loop.call_soon_threadsafe(_set_result, future, reply)
+                        waiting = self._futures.pop(worker, None)
+                    if waiting is not None:
+                        loop, future = waiting
+                        loop.call_soon_threadsafe(_settle, future, answer)
 
-    def _poll(self) -> list[Reply]:
-        """What has come; where the pool itself breaks, every waiting episode is told so, instead of waiting for ever."""
+    def _poll(self) -> list[tuple[int, Reply | Exception]]:
+        """What has come, by worker. Where the pool itself breaks, its requests stay out: every waiting episode fails by its error, and the run."""
         try:
-            return self._pool.poll(0.002)
+            return [(reply.worker, reply) for reply in self._pool.poll(0.002)]
         except Exception as error:
             with self._lock:
-                return [Reply(worker, "died", message=f"{type(error).__name__}: {error}") for worker in self._futures]
+                return [(worker, error) for worker in self._futures]
 
 
 class _Borrowed:
@@ -204,9 +206,13 @@ class _Borrowed:
         self._idle.put_nowait(self._worker)
 
 
-def _set_result(future: asyncio.Future[Reply], reply: Reply) -> None:
-    if not future.done():
-        future.set_result(reply)
+def _settle(future: asyncio.Future[Reply], answer: Reply | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def _broke(builder: EpisodeBuilder, reply: Reply) -> bool:

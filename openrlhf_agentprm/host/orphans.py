@@ -1,4 +1,4 @@
-"""A process that vLLM starts ends with the one that started it. Of itself vLLM's engine core stays, with its memory, when its actor is killed."""
+"""A process that vLLM spawns ends with the one that spawned it. Of itself vLLM's engine core stays, with its memory, when its actor is killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 
 @functools.cache
 def end_with_parent() -> None:
-    """End this process as soon as its parent is gone, however that died; nothing where multiprocessing did not start it."""
+    """End this process as soon as its parent is gone, however that died; nothing where multiprocessing did not spawn it."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -12,6 +12,7 @@ from ..core.errors import UserError
 from ..core.registry import REWARD_MODELS
 from ..prm.step_flags import add_step_flags
 from ..rollout.config import EnvConfig, add_env_flags
+from . import watchdog
 from .advantage_flags import add_advantage_flags, handles
 from .advantage_flags import estimators as estimators  # these two are called from the patched command line
 from .advantage_flags import needs_critic as needs_critic
@@ -20,7 +21,6 @@ from .online_flags import add_online_flags, is_online, online_problems, settle_o
 from .ppo_checks import offload_problems, problems_of_run, step_delimiters, unread_delimiters
 from .prompts import write_datasets
 from .resume import level_checkpoints
-from .watchdog import add_watch_flags
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_online_flags(parser.add_argument_group("online PRM"))
     add_monitor_flags(parser.add_argument_group("monitors"))
     add_advantage_flags(parser)
-    add_watch_flags(parser)
+    watchdog.add_watch_flags(parser)
 
 
 def prepare(args: Any) -> None:
@@ -96,7 +96,6 @@ def start_prm(args: Any, strategy: Any, trainer: Any, placement_group: Any) -> t
     """
     if not args.prm.model_name_or_path:
         return [], None
-    import ray
     from openrlhf.trainer.ray.launcher import RayActorGroup
 
     from .prm_worker import PRMModelActor
@@ -109,21 +108,19 @@ def start_prm(args: Any, strategy: Any, trainer: Any, placement_group: Any) -> t
         num_gpus_per_actor=0.2 if placement_group else 1,
         duplicate_actors=args.ds.ring_attn_size * args.ds.tensor_parallel_size,
     )
-    ray.get(trainer.attach_prm.remote(group))
+    watchdog.get(trainer.attach_prm.remote(group), args, ())
     return group.async_init_model_from_pretrained(strategy, args.prm.model_name_or_path), group
 
 
 def save_prm(args: Any, group: Any) -> None:
     """A PRM that was trained meanwhile, as a checkpoint beside the policy's."""
     if is_online(args):
-        import ray
+        saved = group.async_run_method("save_finished", str(Path(args.ckpt.output_dir).absolute() / "prm"))
+        watchdog.get(saved, args, ())
 
-        ray.get(group.async_run_method("save_finished", str(Path(args.ckpt.output_dir).absolute() / "prm")))
 
-
-def prove_active_in_vllm(engines: list[Any]) -> None:
+def prove_active_in_vllm(args: Any, engines: list[Any]) -> None:
     """Stop the run unless every rollout actor and every vLLM worker runs this series."""
-    import ray
     from openrlhf.utils.logging_utils import init_logger
     from ray.exceptions import RayTaskError
 
@@ -131,7 +128,7 @@ def prove_active_in_vllm(engines: list[Any]) -> None:
 
     for number, engine in enumerate(engines):
         try:
-            reports = ray.get(engine.agentprm_report.remote())
+            reports = watchdog.get(engine.agentprm_report.remote(), args, ())
         except RayTaskError as error:
             if "agentprm_report" not in str(error.cause):  # an engine that did not start, for one
                 raise

@@ -7,6 +7,8 @@ outlives, does not. So the driver asks Ray's table of actors, and every engine t
 from __future__ import annotations
 
 import argparse
+import functools
+import logging
 import shlex
 import sys
 import time
@@ -15,9 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import StoppedError
+from .resume import newest_checkpoint
 
+logger = logging.getLogger(__name__)
+_BEGAN = time.time()
 _EVERY = 2.0  # seconds between two looks
 _PATIENCE = 10.0  # seconds that Ray may take to tell of a death behind an error
+_STALLS_AFTER = 7200.0  # seconds, where the run has a PRM, environments or an estimator of ours
 _PARTS = {
     "PPOTrainer": "the trainer",
     "PPOTrainerAsync": "the trainer",
@@ -29,6 +35,8 @@ _PARTS = {
     "RewardModelActor": "a reward worker",
     "PRMModelActor": "a PRM worker",
     "RolloutRayActor": "a rollout actor, which holds an engine and its environments,",
+    "_QueueActor": "a queue between generator and trainer",
+    "VLLMLock": "the lock of the engines",
 }
 
 
@@ -36,8 +44,9 @@ def add_watch_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train.stall_timeout",
         type=float,
-        default=7200.0,
-        help="seconds without a turn finished in any vLLM engine, the model loading included, after which the run is ended (0: never)",
+        default=None,
+        help="seconds without a turn finished in any vLLM engine, the model loading included, after which the run is ended (0: never); by "
+        f"default {_STALLS_AFTER:g} with environments, a PRM or an estimator of ours, else never",
     )
 
 
@@ -48,25 +57,31 @@ def get(refs: Any, args: Any, engines: Sequence[Any] | None) -> Any:
     """`ray.get(refs)`, which a death or a stall ends.
 
     Raises:
-        StoppedError: a process of the run has died, or nothing was finished for `--train.stall_timeout`.
+        StoppedError: a process of the run has died, or no turn was finished for `--train.stall_timeout`.
     """
     import ray
 
-    watch = Watch(engines or (), args.train.stall_timeout)
+    watch = Watch(engines or (), _limit(args))
     left = list(refs) if isinstance(refs, list) else [refs]
     try:
         while left:
             ready, left = ray.wait(left, timeout=_EVERY)
             ray.get(ready)
-            if problem := watch.problem():
+            if left and (problem := watch.problem()):
                 raise StoppedError(f"{problem}; {how_to_go_on(args)}")
     except StoppedError:
         raise
     except Exception as error:
-        if problem := watch.cause(_PATIENCE):
+        if problem := watch.death_behind_error(_PATIENCE):
             raise StoppedError(f"{problem}; {how_to_go_on(args)}") from error
         raise
     return ray.get(refs)
+
+
+def _limit(args: Any) -> float:
+    if args.train.stall_timeout is not None:
+        return args.train.stall_timeout
+    return _STALLS_AFTER if args.agentprm.on else 0.0
 
 
 class Watch:
@@ -82,14 +97,14 @@ class Watch:
         self.limit = limit
         self._asked: dict[Any, int] = {}
         self._turns: dict[int, int] = {}
-        self._moved = time.monotonic()
+        self._last_turn_at = time.monotonic()
 
     def problem(self) -> str | None:
         """What the run has to end for, if anything."""
         return self.death() or self._stall()
 
-    def cause(self, patience: float) -> str | None:
-        """The death behind an error that has come up; Ray and vLLM may tell of it a little later."""
+    def death_behind_error(self, patience: float) -> str | None:
+        """The death that an error came from, if one did; Ray and vLLM may tell of it a little later."""
         end = time.monotonic() + patience
         while (found := self.death()) is None and time.monotonic() < end:
             time.sleep(0.2)
@@ -97,15 +112,14 @@ class Watch:
 
     def death(self) -> str | None:
         """The actors that have died, the first one first; else the engines."""
-        lost = [*filter(None, (_told(actor) for actor in _dead_actors()))]
-        return "; then ".join(lost[:3]) or "; ".join(self._dead_engines()) or None
+        return "; then ".join(_deaths()[:3]) or "; ".join(self._dead_engines()) or None
 
     def _dead_engines(self) -> list[str]:
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
         for number in set(range(len(self.engines))) - set(self._asked.values()):
-            self._asked[self.engines[number].agentprm_turns.remote()] = number
+            self._asked[self.engines[number].agentprm_turns.options(enable_task_events=False).remote()] = number
         if not self._asked:
             return []
         found = []
@@ -124,10 +138,10 @@ class Watch:
     def _note(self, number: int, turns: int) -> None:
         if self._turns.get(number) != turns:
             self._turns[number] = turns
-            self._moved = time.monotonic()
+            self._last_turn_at = time.monotonic()
 
     def _stall(self) -> str | None:
-        still = time.monotonic() - self._moved
+        still = time.monotonic() - self._last_turn_at
         if not self.limit or still < self.limit:
             return None
         silent = sorted(self._asked.values())
@@ -141,12 +155,34 @@ class Watch:
 def how_to_go_on(args: Any) -> str:
     """What was saved last, and the command that continues."""
     line = ["python", "-m", "openrlhf_agentprm.cli.train_ppo_ray", *sys.argv[1:]]
-    latest = Path(args.ckpt.path) / "_actor" / "latest"
-    if not latest.is_file():
-        return f"no checkpoint is in {args.ckpt.path} (--ckpt.save_steps {args.ckpt.save_steps}); to start again: {shlex.join(line)}"
+    where = f"in {args.ckpt.path}"
+    if (tag := _saved(args)) is None:
+        return f"saved last: none is seen from this node {where} (--ckpt.save_steps {args.ckpt.save_steps}); to start again: {shlex.join(line)}"
     if not args.ckpt.load_enable:
         line.append("--ckpt.load_enable")
-    return f"saved last: {latest.read_text().strip()} in {args.ckpt.path}; to continue behind it: {shlex.join(line)}"
+    return f"saved last: {tag} {where}; to continue behind it: {shlex.join(line)}"
+
+
+def _saved(args: Any) -> str | None:
+    """The tag to go on from; what an earlier run left is none, unless this one has gone on from it."""
+    latest = Path(args.ckpt.path) / "_actor" / "latest"
+    if not latest.is_file() or (not args.ckpt.load_enable and latest.stat().st_mtime < _BEGAN):
+        return None
+    return newest_checkpoint(args)
+
+
+def _deaths() -> list[str]:
+    """How actors of the run died, the first one first; none where Ray's table cannot be read."""
+    try:
+        return [*filter(None, (_how_it_died(actor) for actor in _dead_actors()))]
+    except Exception as error:
+        _warn_once(f"{type(error).__name__}: {error}")
+        return []
+
+
+@functools.cache
+def _warn_once(error: str) -> None:
+    logger.warning("Ray's table of actors cannot be read, so a death may go unnoticed: %s", error)
 
 
 def _dead_actors() -> list[dict[str, Any]]:
@@ -158,12 +194,14 @@ def _dead_actors() -> list[dict[str, Any]]:
     return sorted(state.actors(job_id=job, actor_state_name="DEAD").values(), key=lambda actor: actor["EndTime"])
 
 
-def _told(actor: dict[str, Any]) -> str | None:
-    """How an actor died; None where it ended as it should, or by an error of its own, which tells more."""
-    cause = actor["DeathCause"]
+def _how_it_died(actor: dict[str, Any]) -> str | None:
+    """How a part of the run died; None for other actors, and where it ended as it should or by an error of its own, which tells more."""
+    part, cause = _PARTS.get(str(actor["ActorClassName"]).rpartition(".")[2]), actor["DeathCause"]
+    if part is None:
+        return None
     if cause.HasField("oom_context"):
-        why = "Ray ended it because its node ran out of memory"
-    elif not cause.HasField("actor_died_error_context"):
+        why: str | None = "Ray ended it because its node ran out of memory"
+    elif not cause.HasField("actor_died_error_context") or "INTENDED_" in cause.actor_died_error_context.error_message:
         return None
     else:
         context = cause.actor_died_error_context
@@ -171,19 +209,17 @@ def _told(actor: dict[str, Any]) -> str | None:
             context.WORKER_DIED: "its process was killed, by the kernel for want of memory or by hand, or crashed",
             context.NODE_DIED: "its node is gone",
         }.get(context.reason)
-    if why is None:
-        return None
-    return f"{_PARTS.get(_class_of(actor), 'the actor ' + _class_of(actor))} {_place(actor)} died: {why}"
-
-
-def _class_of(actor: dict[str, Any]) -> str:
-    return str(actor["ActorClassName"]).rpartition(".")[2]
+    return f"{part} {_place(actor)} died: {why}" if why else None
 
 
 def _where(handle: Any) -> str:
     from ray._private import state
 
-    return _place(state.actors(actor_id=handle._actor_id.hex()))
+    try:
+        return _place(state.actors(actor_id=handle._actor_id.hex()))
+    except Exception as error:
+        _warn_once(f"{type(error).__name__}: {error}")
+        return "(process and node unknown)"
 
 
 def _place(actor: dict[str, Any]) -> str:
@@ -199,7 +235,7 @@ def turn_finished(engine: Any) -> None:
     engine.finished_turns = getattr(engine, "finished_turns", 0) + 1
 
 
-async def turns_of_living(engine: Any) -> int:
+async def turns_if_alive(engine: Any) -> int:
     """Turns finished so far; vLLM raises where its core or a worker is dead."""
     await engine.llm.check_health()
     return getattr(engine, "finished_turns", 0)

@@ -212,10 +212,10 @@ class EnvPool:
         return line
 
     def _spawn(self, index: int) -> _Worker:
-        """A new worker; where the process that workers are forked from was killed, and all of them with it, that one anew first."""
+        """A new worker; where the process that workers are forked from is dead or hangs, that one anew first, and with it go all workers."""
         try:
             return self._fork(index)
-        except RuntimeError:
+        except (RuntimeError, TimeoutError):
             self._end_zygote()
             self._start_zygote()
             return self._fork(index)

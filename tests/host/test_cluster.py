@@ -38,8 +38,9 @@ def cluster(tmp_path):
             log = tmp_path / f"node{number}.log"
             with log.open("w") as file:
                 started.append(subprocess.Popen(line, stdout=file, stderr=file))
+            end = time.monotonic() + 300
             while "Ray runtime started" not in log.read_text():
-                assert started[-1].poll() is None, log.read_text()[-2000:]
+                assert started[-1].poll() is None and time.monotonic() < end, log.read_text()[-2000:]
                 time.sleep(0.2)
         return f"127.0.0.1:{port}"
 

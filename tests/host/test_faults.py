@@ -13,21 +13,27 @@ def test_a_run_that_is_killed_over_and_over_finishes_every_step_once(tiny, tmp_p
     seed = random.randrange(1 << 30)
     print("seed", seed)
     chain = Chain(tmp_path, tiny, random.Random(seed))
-    for kind in ("engine core", "PRM worker", "driver"):
+    for kind in ("engine core", "PRM worker", "driver", "environment"):
         run = chain.start()
-        row = chain.kill(kind)
-        assert row, f"the run had ended before the {kind} was killed"
-        if kind == "driver":
-            assert row["code"] == -9
-        else:
-            assert row["code"] == 1, (row, run.text()[-3000:])
-            assert NAMED[kind].format(pid=row["pid"]) in row["told"] and "saved last: global_step" in row["told"], row
-            assert "to continue behind it: python -m openrlhf_agentprm.cli.train_ppo_ray" in row["told"]
-        assert not run.left(60), kind
+        try:
+            row = chain.kill(kind)
+            if kind == "environment":
+                code, _ = run.wait(300)
+                assert code == 0, run.text()[-3000:]
+            else:
+                _ended_by(kind, row, run)
+        finally:
+            run.clear()
         chain.note()
-    run = chain.start()
-    chain.kill("environment")
-    code, _ = run.wait(300)
-    assert code == 0, run.text()[-3000:]
-    chain.note()
     assert chain.whole(), chain.began
+
+
+def _ended_by(kind, row, run):
+    assert row, f"the run had ended before the {kind} was killed"
+    if kind == "driver":
+        assert row["code"] == -9
+    else:
+        assert row["code"] == 1, (row, run.text()[-3000:])
+        assert NAMED[kind].format(pid=row["pid"]) in row["told"] and "saved last: global_step" in row["told"], row
+        assert "to continue behind it: python -m openrlhf_agentprm.cli.train_ppo_ray" in row["told"]
+    assert not run.left(60), kind

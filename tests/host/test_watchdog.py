@@ -46,8 +46,14 @@ def parts(cluster):
                 watchdog.turn_finished(self)
             return "played"
 
+        async def think(self):
+            import asyncio
+
+            await asyncio.sleep(600)
+
+        @ray.method(concurrency_group="agentprm_watch")
         async def agentprm_turns(self):
-            return await watchdog.turns_of_living(self)
+            return await watchdog.turns_if_alive(self)
 
     class PRMModelActor:
         def pid(self):
@@ -63,13 +69,17 @@ def parts(cluster):
         def fail(self):
             raise ZeroDivisionError("a fault of its own")
 
-    return SimpleNamespace(**{kind.__name__: ray.remote(num_cpus=0)(kind) for kind in (RolloutRayActor, PRMModelActor, PPOTrainer)})
+    kinds = {kind.__name__: ray.remote(num_cpus=0)(kind) for kind in (PRMModelActor, PPOTrainer)}
+    return SimpleNamespace(RolloutRayActor=ray.remote(num_cpus=0, concurrency_groups={"agentprm_watch": 1})(RolloutRayActor), **kinds)
 
 
 @pytest.fixture
 def args(tmp_path):
     return SimpleNamespace(
-        train=SimpleNamespace(stall_timeout=0.0), ckpt=SimpleNamespace(path=str(tmp_path), save_steps=-1, load_enable=False)
+        train=SimpleNamespace(stall_timeout=0.0),
+        ckpt=SimpleNamespace(path=str(tmp_path), save_steps=-1, load_enable=False),
+        critic=SimpleNamespace(model_name_or_path=None),
+        agentprm=SimpleNamespace(on=True),
     )
 
 
@@ -88,8 +98,8 @@ def test_a_killed_worker_is_named_with_what_was_saved_and_how_to_go_on(parts, ar
     os.kill(pid, signal.SIGKILL)
     text = stopped(fit, args)
     assert f"a PRM worker (process {pid} on the node " in text and "died: its process was killed" in text
-    assert "no checkpoint is in" in text and "openrlhf_agentprm.cli.train_ppo_ray --env.name 'a b'" in text
-    (tmp_path / "_actor").mkdir()
+    assert "saved last: none is seen from this node in" in text and "openrlhf_agentprm.cli.train_ppo_ray --env.name 'a b'" in text
+    (tmp_path / "_actor/global_step7").mkdir(parents=True)
     (tmp_path / "_actor/latest").write_text("global_step7")
     text = stopped(trainer.fit.remote(), args)
     assert f"process {pid}" in text and "saved last: global_step7" in text and text.endswith("--env.name 'a b' --ckpt.load_enable")
@@ -108,6 +118,21 @@ def test_an_engine_that_died_in_its_living_actor_is_named(parts, args, unseen):
     ray.get(engines[1].kill_engine.remote())
     text = stopped(engines[0].play.remote(600), args, engines)
     assert "the vLLM engine 1 (process " in text and "died: its core or one of its workers (EngineCore encountered" in text
+
+
+def test_an_engine_answers_while_it_has_more_prompts_than_an_actor_has_calls(parts, args, unseen):
+    """Ray runs 1000 calls of an asynchronous actor at once and lets others wait, so the driver's are a group of their own."""
+    from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+
+    hosts = RolloutRayActor.__ray_metadata__
+    assert hosts.concurrency_groups == {"agentprm_watch": 1}
+    assert hosts.method_meta.concurrency_group_for_methods == {"agentprm_turns": "agentprm_watch"}
+    engine = parts.RolloutRayActor.remote()
+    thinking = [engine.think.remote() for _ in range(1010)]
+    ray.get(engine.agentprm_turns.options(enable_task_events=False).remote(), timeout=60)
+    assert not ray.wait([engine.kill_engine.remote()], timeout=1)[0], "any other call waits behind them"
+    assert not ray.wait(thinking, timeout=0)[0]
+    ray.kill(engine)
 
 
 def test_an_error_that_no_death_is_behind_stays_what_it_is(parts, args, unseen, monkeypatch):
@@ -132,3 +157,57 @@ def test_a_node_that_goes_away_with_a_worker_is_named(parts, args, unseen, clust
     cluster.kill_raylet()
     text = stopped(parts.PPOTrainer.remote().fit.remote(), args)
     assert f"a PRM worker (process {pid} on the node " in text and cluster.node_id[:8] in text and "died: its node is gone" in text
+
+
+def actor(kind, **context):
+    from ray.core.generated.common_pb2 import ActorDeathCause, ActorDiedErrorContext
+
+    context = {"reason": ActorDiedErrorContext.WORKER_DIED} | context
+    cause = ActorDeathCause(actor_died_error_context=ActorDiedErrorContext(**context))
+    place = {"IPAddress": "10.0.0.1", "NodeID": "abcdef0123"}
+    return {"ActorClassName": f"module.{kind}", "DeathCause": cause, "Pid": 7, "Address": place, "EndTime": 1}
+
+
+def test_only_parts_of_the_run_that_did_not_end_on_purpose_count(monkeypatch):
+    left = "Worker exits with an exit code None. Worker exit type: INTENDED_USER_EXIT"
+    table = [actor("Notebook"), actor("PRMModelActor", error_message=left), actor("_QueueActor"), actor("VLLMLock")]
+    monkeypatch.setattr(watchdog, "_dead_actors", lambda: table)
+    found = watchdog.Watch([], 0).death()
+    assert found.startswith("a queue between generator and trainer (process 7 on the node 10.0.0.1, abcdef01) died: its process was killed")
+    assert found.count("process 7") == 2 and "; then the lock of the engines (process 7" in found
+
+
+def test_a_table_of_actors_that_cannot_be_read_is_no_death_and_told_once(monkeypatch, caplog):
+    def look():
+        raise ConnectionError("the GCS is busy")
+
+    monkeypatch.setattr(watchdog, "_dead_actors", look)
+    watchdog._warn_once.cache_clear()
+    assert [watchdog.Watch([], 0).problem() for _ in range(3)] == [None] * 3
+    assert caplog.text.count("a death may go unnoticed: ConnectionError: the GCS is busy") == 1
+
+
+def test_what_is_finished_is_not_given_up_for_a_death(monkeypatch, args):
+    monkeypatch.setattr(ray, "wait", lambda refs, timeout: (refs, []))
+    monkeypatch.setattr(ray, "get", lambda refs: refs)
+    monkeypatch.setattr(watchdog.Watch, "death", lambda self: "someone died")
+    assert watchdog.get(["saved"], args, ()) == ["saved"]
+
+
+@pytest.mark.parametrize(("given", "on", "limit"), [(None, True, 7200), (None, False, 0), (0.0, True, 0), (60.0, False, 60)])
+def test_a_run_of_the_host_alone_has_no_limit_that_it_did_not_ask_for(given, on, limit, args):
+    args.train.stall_timeout, args.agentprm.on = given, on
+    assert watchdog._limit(args) == limit
+
+
+def test_a_checkpoint_of_an_earlier_run_is_not_this_ones(args, tmp_path):
+    (tmp_path / "_actor/global_step7").mkdir(parents=True)
+    latest = tmp_path / "_actor/latest"
+    latest.write_text("global_step7")
+    assert "saved last: global_step7" in watchdog.how_to_go_on(args)
+    os.utime(latest, (0, watchdog._BEGAN - 1))
+    assert "none is seen from this node" in watchdog.how_to_go_on(args)
+    args.ckpt.load_enable = True
+    assert "saved last: global_step7" in watchdog.how_to_go_on(args), "this run went on from it"
+    latest.write_text("global_step8")
+    assert "none is seen from this node" in watchdog.how_to_go_on(args), "its folder is gone"

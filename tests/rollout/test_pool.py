@@ -218,6 +218,22 @@ def test_killing_the_process_that_workers_are_forked_from_costs_the_episodes_in_
     assert pool._zygote.pid != first
 
 
+def test_a_process_that_hangs_instead_of_forking_is_started_anew(pool, monkeypatch):
+    fork = EnvPool._fork
+
+    def soon(self, index):
+        with monkeypatch.context() as patched:
+            patched.setattr("openrlhf_agentprm.rollout.pool._OWN_LIMIT", 5.0)
+            return fork(self, index)
+
+    first = pool._zygote.pid
+    os.kill(first, signal.SIGSTOP)
+    monkeypatch.setattr(EnvPool, "_fork", soon)
+    ask(pool, 0, reset("train-20"))
+    assert ask(pool, 0, {"do": "step", "action": "up"}).kind == "died"
+    assert ask(pool, 0, reset("train-1")).kind == "ok" and pool._zygote.pid != first
+
+
 def test_an_owner_killed_while_the_environment_is_built_leaves_no_process():
     code = (
         "import time\nfrom openrlhf_agentprm.rollout.pool import EnvPool, Timeouts\n"
