@@ -21,7 +21,6 @@ TITLES = {
     "vLLM worker": "VLLM::Worker",
     "raylet": "raylet/raylet",
 }
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # they try for a minute to reach a Ray that is gone: tests/host/test_orphans.py
 KINDS = ["driver", "environment", *TITLES]
 
 
@@ -112,9 +111,9 @@ class Run:
         return code, time.monotonic() - started
 
     def left(self, patience=30):
-        """Titles of the processes that are still there so long after the end, but for Ray's two agents."""
+        """Titles of the processes that are still there so long after the end, but for services of Ray's own."""
         end = time.monotonic() + patience
-        while (alive := [p for p in self.family.values() if _is_alive(p) and not _title(p).startswith(AGENTS)]) and time.monotonic() < end:
+        while (alive := [p for p in self.family.values() if _is_alive(p) and not _serves_ray(p)]) and time.monotonic() < end:
             time.sleep(0.2)
         return sorted(_title(p) for p in alive)
 
@@ -133,6 +132,15 @@ def _is_alive(process):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _serves_ray(process):
+    """Its agents, log monitor and the like, which try for a minute or more to reach a Ray that is gone: tests/host/test_orphans.py."""
+    try:
+        line = process.cmdline()
+    except psutil.Error:
+        return False
+    return line[:1] in (["ray::DashboardAgent"], ["ray::RuntimeEnvAgent"]) or any("/site-packages/ray/" in part for part in line[1:3])
 
 
 def _title(process):

@@ -91,7 +91,8 @@ def online_of(maker: Any) -> Online | None:
         return None
     if not hasattr(maker, "online"):
         maker.online = Online(maker.args)
-    return maker.online
+    online: Online = maker.online
+    return online
 
 
 def note_rollout(maker: Any, samples_list: Sequence[Any]) -> Online | None:
