@@ -140,7 +140,8 @@ def _serves_ray(process):
         line = process.cmdline()
     except psutil.Error:
         return False
-    return line[:1] in (["ray::DashboardAgent"], ["ray::RuntimeEnvAgent"]) or any("/site-packages/ray/" in part for part in line[1:3])
+    titled = bool(line) and line[0].strip() in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    return titled or any("/site-packages/ray/" in part for part in line[1:3])
 
 
 def _title(process):
