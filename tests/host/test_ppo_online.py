@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,3 +60,42 @@ def test_agentprm_learns_beside_the_policy_step_by_two_workers(tiny, prm, tmp_pa
     record = Record.load(tmp_path / "out/prm")
     assert (record.kind, record.method, record.options["online"]["updates"]) == ("scalar", "td_gae", 2)
     assert first_score(tmp_path / "out/prm") != first_score(prm)
+
+
+def test_another_number_of_workers_gives_the_same_scores(prm, monkeypatch):  # noqa: F811
+    """Of seven episodes, in float32, by one worker and by two; weights that are offloaded in between."""
+    import ray
+    from openrlhf.trainer.ray.launcher import RayActorGroup
+    from openrlhf.utils import get_strategy
+    from openrlhf.utils.config import hierarchize
+
+    from openrlhf_agentprm.host import cluster
+    from openrlhf_agentprm.host.cpu import MODE_VARIABLE
+    from openrlhf_agentprm.host.held_out import scores_of
+    from openrlhf_agentprm.host.parsers import host_parser
+    from openrlhf_agentprm.host.prm_worker import PRMModelActor
+
+    draw = torch.Generator().manual_seed(0)
+    samples = []
+    for turns in range(1, 8):
+        numbers = torch.tensor([0, 0, *(k for turn in range(1, turns + 1) for k in (turn, turn, 0))])[None]
+        tokens = torch.randint(5, 20, (1, numbers.shape[1] + 1), generator=draw)
+        samples.append(SimpleNamespace(sequences=tokens, attention_mask=torch.ones_like(tokens), turn_numbers=numbers))
+    monkeypatch.setenv(MODE_VARIABLE, "cpu")
+    cluster.join_or_start(cluster._runtime_env({}), gpus=3, cpus=6)
+    found = {}
+    try:
+        for workers in (1, 2):
+            line = ["--actor.model_name_or_path", "x", "--prm.model_name_or_path", str(prm), "--prm.param_dtype", "fp32", "--prm.offload"]
+            line += ["--prm.num_gpus_per_node", str(workers), "--ds.attn_implementation", "sdpa", "--ds.zero_stage", "0"]
+            args = hierarchize(host_parser("train_ppo_ray").parse_args(line))
+            group = RayActorGroup(1, workers, PRMModelActor, num_gpus_per_actor=1)
+            ray.get(group.async_init_model_from_pretrained(get_strategy(args), str(prm)))
+            found[workers] = scores_of(args, group, samples)
+    finally:
+        ray.shutdown()
+    for one, two in zip(found[1], found[2], strict=True):
+        for name in ("q_BK", "v_BK"):
+            turns = min(one[name].shape[1], two[name].shape[1])
+            torch.testing.assert_close(one[name][:, :turns], two[name][:, :turns], atol=1e-5, rtol=0)
+    assert len({round(float(row["q_BK"][0, 0]), 4) for row in found[1]}) > 3
