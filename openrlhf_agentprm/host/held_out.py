@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .samples import BROKEN
-from .watcher import of_episodes
+from .watcher import drifts, of_episodes, scores_by_name
 
 
 def evaluation(args: Any, group: Any, samples: Sequence[Any]) -> dict[str, float]:
@@ -28,7 +28,10 @@ def evaluation(args: Any, group: Any, samples: Sequence[Any]) -> dict[str, float
     batch = turn_batch(args, samples)
     batch.group_B = prompts_of(samples)  # an evaluation has its own number of samples a prompt
     tokens_BT = pad_sequence([s.sequences[0, 1:] for s in samples], batch_first=True)
-    found = of_episodes(args, batch, tokens_BT, torch.ones(len(samples), dtype=torch.bool))
+    every_B = torch.ones(len(samples), dtype=torch.bool)
+    found = of_episodes(args, batch, tokens_BT, every_B)
+    if reference := getattr(args.agentprm, "score_reference", {}):
+        found |= drifts(scores_by_name(batch, every_B), reference)
     valid = [s.info["valid_actions"].float() for s in samples if "valid_actions" in s.info]
     if valid:
         found["valid_actions"] = float(torch.cat(valid).mean())

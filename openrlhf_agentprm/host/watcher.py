@@ -87,8 +87,6 @@ class Watcher:
             self.state["first"] = dict(first)
             self._seen["turns_drift"] = figures.drift(self._seen["turns"], first, "turns")
             self._seen |= self._scores(batch, kept_B)
-            if batch.disagreement_BK is not None:
-                self._seen["disagreement"] = float(batch.disagreement_BK[batch.mask_BK & kept_B[:, None]].mean())
         self.learns_from_next = False
         if self.muted:
             for name in ("q_BK", "v_BK", "prover_q_BK", "prover_v_BK", "process_logratio_BT"):
@@ -111,6 +109,8 @@ class Watcher:
         found = {name.removeprefix("monitor/"): value for name, value in logs.items() if name.startswith("monitor/")}
         if not found:
             return
+        first = self.state.setdefault("first_held_out", dict(found))
+        found["turns_drift"] = figures.drift(found["turns"], first, "turns")
         found |= self._judged("held_out", step, found)
         logs.update({f"monitor/{name}": value for name, value in found.items()})
         self._write({"kind": "held_out", "step": step} | found)
@@ -152,13 +152,11 @@ class Watcher:
 
     def _scores(self, batch: TurnBatch, kept_B: torch.Tensor) -> dict[str, float]:
         """How far the scores are from those on the PRM's own data, or else from those of the first batch."""
-        assert batch.q_BK is not None and batch.v_BK is not None
-        mask_BK = batch.mask_BK & kept_B[:, None]
-        scores = {"promise": batch.q_BK[mask_BK], "progress": (batch.q_BK - batch.v_BK)[mask_BK]}
+        scores = scores_by_name(batch, kept_B)
         if not self._reference:
             self._reference = self.state["reference"] = {name: figures.quantile_points(x_N) for name, x_N in scores.items()}
             run_logger().info("the PRM's record has no distribution of its scores; they are compared with those of the first batch")
-        found = {f"{name}_drift": figures.score_drift(x_N, self._reference[name]) for name, x_N in scores.items()}
+        found = drifts(scores, self._reference)
         if self.learns_from_next:
             self._reference = self.state["reference"] = {name: figures.quantile_points(x_N) for name, x_N in scores.items()}
         return found
@@ -178,12 +176,27 @@ class Watcher:
 
 
 def of_episodes(args: Any, batch: TurnBatch, tokens_BT: torch.Tensor, kept_B: torch.Tensor) -> dict[str, float]:
-    """`core.monitors.batch_figures` of the episodes that came to an end."""
+    """`core.monitors.batch_figures` of the episodes that came to an end, and how far an ensemble's members differ on their turns."""
     assert batch.outcome_B is not None
     paid_BK = paid(args, batch)[kept_B]
     mask_BK, turn_ids_BT = batch.mask_BK[kept_B], batch.turn_ids_BT[kept_B]
     keys_BK = figures.action_keys(tokens_BT[kept_B], turn_ids_BT, mask_BK.shape[1])
-    return figures.batch_figures(paid_BK, mask_BK, batch.outcome_B[kept_B], keys_BK, int((turn_ids_BT >= 0).sum()))
+    found = figures.batch_figures(paid_BK, mask_BK, batch.outcome_B[kept_B], keys_BK, int((turn_ids_BT >= 0).sum()))
+    if batch.disagreement_BK is not None:
+        found["disagreement"] = float(batch.disagreement_BK[kept_B][mask_BK].mean())
+    return found
+
+
+def scores_by_name(batch: TurnBatch, kept_B: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Promise and progress of all turns, as a PRM's record keeps their distributions."""
+    assert batch.q_BK is not None and batch.v_BK is not None
+    mask_BK = batch.mask_BK & kept_B[:, None]
+    return {"promise": batch.q_BK[mask_BK], "progress": (batch.q_BK - batch.v_BK)[mask_BK]}
+
+
+def drifts(scores: dict[str, torch.Tensor], reference: dict[str, Any]) -> dict[str, float]:
+    """How far scores are from those on the PRM's own data."""
+    return {f"{name}_drift": figures.score_drift(x_N, reference[name]) for name, x_N in scores.items()}
 
 
 def paid(args: Any, batch: TurnBatch) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """Estimators in real PPO runs: PRIME's token rewards, a prover beside the judge with running scales that survive a resume, a PRM behind a URL."""
 
+import json
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -74,7 +76,8 @@ def test_a_prm_behind_a_url_pays_by_its_lowest_score(tiny, prm, tmp_path):  # no
 def test_no_turn_is_lost_across_weight_updates_and_each_knows_its_versions(tiny, prm, tmp_path):  # noqa: F811
     """Partial rollouts: generation is paused for new weights in the middle of episodes, and goes on."""
     found, _ = ppo(
-        *GAME, "--env.num_tasks", 48, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", prm,
+        *GAME, "--env.name", "thirdparty_noted", "--env.args", json.dumps({"file": str(tmp_path / "played")}), "--env.num_tasks", 48,
+        "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", prm,
         "--algo.advantage.estimator", "outcome", "--algo.advantage.process_reward", "delta", "--algo.advantage.baseline", "reinforce_baseline",
         "--train.async_enable", "--train.partial_rollout_enable", "--train.async_queue_size", 2, "--ckpt.output_dir", tmp_path / "out",
     )  # fmt: skip
@@ -84,5 +87,9 @@ def test_no_turn_is_lost_across_weight_updates_and_each_knows_its_versions(tiny,
         assert sum(v for k, v in status.items() if k.startswith("status/")) == 16 == status["rollout/num_samples"]
         assert 0 <= status["turns/policy_version_first"] <= status["turns/policy_version_last"] <= step - 1
         assert 0 <= status["turns/mixed_versions"] <= 1 and math.isfinite(status["policy_loss"])
+    played = Counter((tmp_path / "played").read_text().split())
+    assert set(played) == {f"train-{i}" for i in range(48)} and set(played.values()) == {2}, (
+        "two samples of each task, none lost and none twice"
+    )
     newest = [found[step]["turns/policy_version_last"] for step in sorted(found)]
     assert newest == sorted(newest) and newest[-1] >= 2, "weights reach the engine while it plays"

@@ -73,10 +73,14 @@ def test_held_out_evaluations_ring_by_themselves(tmp_path):
     watcher = Watcher(arguments(tmp_path, early_stop="stop"))
     for number in range(4):
         logs = {"eval_x_pass1": 0.5} | {
-            f"monitor/{k}": v for k, v in dict(episodes=300.0, success=0.5, prm_reward=float(number), prm_reward_std=1.0).items()
+            f"monitor/{k}": v
+            for k, v in dict(
+                episodes=300.0, success=0.5, prm_reward=float(number), prm_reward_std=1.0, turns=4.0 + number, turns_std=2.0
+            ).items()
         }
         watcher.see_evaluation(5 * number, logs)
         assert logs["monitor/alarm"] == (number == 3) and logs["monitor/gap"] == pytest.approx(number)
+        assert logs["monitor/turns_drift"] == pytest.approx(number / 2), "from the first evaluation, in its standard deviations"
     assert watcher.ended and watcher.state["alarm"]["series"] == "held_out" and watcher.state["alarm"]["step"] == 15
     watcher.see_evaluation(20, unwatched := {"eval_x_pass1": 0.5})
     assert unwatched == {"eval_x_pass1": 0.5}
@@ -123,7 +127,8 @@ def test_rows_of_steps_that_are_trained_again_and_of_another_run_are_forgotten(t
 def test_an_evaluation_that_a_checkpoint_does_not_hold_is_wanted_again(tmp_path):
     watcher = Watcher(arguments(tmp_path))
     assert watcher.wants(0)
-    logs = {f"monitor/{k}": v for k, v in dict(episodes=300.0, success=0.5, prm_reward=1.0, prm_reward_std=1.0).items()}
+    given = dict(episodes=300.0, success=0.5, prm_reward=1.0, prm_reward_std=1.0, turns=4.0, turns_std=0.0)
+    logs = {f"monitor/{k}": v for k, v in given.items()}
     for _ in range(5):
         watcher.see_evaluation(4, dict(logs))  # again and again, as after restarts
     assert not watcher.wants(4) and watcher.wants(6) and len(watcher.state["series"]["held_out"]["last"]) == 1
