@@ -164,6 +164,7 @@ class Chain:
 
     def __post_init__(self):
         self.began = {}  # step: the tasks that were begun in it, by start
+        self.before, self.told = (1, []), 0  # first step and tasks of the last start, and the last step that it has told of
 
     def start(self):
         noted = self.folder / "played"
@@ -188,13 +189,22 @@ class Chain:
         return {"killed": kind, "pid": pid, "step": at, "code": code, "seconds": seconds, "told": last[-1] if last else ""}
 
     def note(self):
-        """What this start has finished, and that each step took the tasks that it takes in any other start."""
+        """What this start has finished, and that each step took the tasks that it takes in any other start.
+
+        A driver that is killed takes the last lines of its log with it; a step behind which the next start goes on was finished too.
+        """
         found = steps(self.run.text())
-        tasks = list(dict.fromkeys((self.folder / "played").read_text().split()[self.seen :]))
+        first, tasks = min(found), list(dict.fromkeys((self.folder / "played").read_text().split()[self.seen :]))
+        for number in range(self.told + 1, first):
+            self._finished(number, *self.before)
         for number in sorted(found):
-            at = (number - min(found)) * PROMPTS
-            self.began.setdefault(number, []).append(frozenset(tasks[at : at + PROMPTS]))
+            self._finished(number, first, tasks)
+        self.before, self.told = (first, tasks), max(found)
         return found
+
+    def _finished(self, number, first, tasks):
+        at = (number - first) * PROMPTS
+        self.began.setdefault(number, []).append(frozenset(tasks[at : at + PROMPTS]))
 
     def whole(self):
         """Every step was finished, a repeated one with the same tasks, and each task belongs to one step."""
