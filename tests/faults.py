@@ -25,7 +25,7 @@ KINDS = ["driver", "environment", *TITLES]
 
 
 def flags(folder, policy, *, tasks=128):
-    """A policy, a PRM in a worker group, environments; 16 steps; a checkpoint at each."""
+    """A policy, a PRM in a worker group, environments; a checkpoint at each step."""
     game = [
         "--env.name",
         "thirdparty_noted",
@@ -64,10 +64,10 @@ class Run:
     def text(self):
         return self.log.read_text(errors="replace")
 
-    def reach(self, step, limit=900):
-        """Until this step has been finished, or the run has ended."""
+    def reach(self, count, limit=900):
+        """Until this start has finished so many steps, or has ended."""
         end = time.monotonic() + limit
-        while max(steps(self.text()), default=0) < step and self.driver.poll() is None:
+        while len(steps(self.text())) < count and self.driver.poll() is None:
             assert time.monotonic() < end, self.text()[-3000:]
             time.sleep(0.5)
 
@@ -151,7 +151,7 @@ def _title(process):
         return "?"
 
 
-STEPS, PROMPTS = 16, 8
+STEPS, PROMPTS = 24, 8  # three kills take seven steps each at most
 
 
 @dataclass
@@ -173,10 +173,9 @@ class Chain:
         return self.run
 
     def kill(self, kind, limit=180):
-        """Kill it at a random moment of the steps behind the first one; what came of it, as a row of a table."""
-        self.run.reach(1 if self.began else 2)  # a step is told before it is saved
-        done = steps(self.run.text())
-        time.sleep(self.rng.uniform(0, 4) * done[min(done)]["timing/step_total"])
+        """Kill it at a random moment of the four steps behind its second one; what came of it, as a row of a table."""
+        self.run.reach(2)  # a step is told before it is saved, and the first one is slow
+        time.sleep(self.rng.uniform(0, 4) * min(step["timing/step_total"] for step in steps(self.run.text()).values()))
         try:
             pid = self.run.kill(kind)
         except LookupError:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/faults.py [KILLS] [SEED]
 
-One run of 16 steps after the other, each started again with the same command until it is through; on a CPU it is the tiny policy of the tests.
+One run of 24 steps after the other, each started again with the same command until it is through; on a CPU it is the tiny policy of the tests.
 """
 
 import os
