@@ -6,9 +6,8 @@ from gaming import PAYS, gamed, imitate, success
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.host
-STEPS = 13
-LONGER = 20
-RATE = ["--actor.adam.lr", 2e-4]
+SLOW, STEPS = ["--actor.adam.lr", 5e-5], 26  # the flaw is found over several batches, as a sample of 128 episodes has to show it
+FAST, FEW, LONGER = ["--actor.adam.lr", 2e-4], 13, 20  # where it is asked what the alarm does, not when it rings
 BOUNDED = ["min_form"]  # forms in which the flaw earns no more the longer an episode is
 
 
@@ -23,7 +22,7 @@ def learnt(tiny, count_store, tmp_path_factory):
 @pytest.fixture(scope="module")
 def summed(learnt, tmp_path_factory):
     """The rows of a run that is paid the sum."""
-    return gamed(learnt, tmp_path_factory.mktemp("sum"), *PAYS["sum"], *RATE, "--prm.monitor_every", 1, steps=STEPS)[0]
+    return gamed(learnt, tmp_path_factory.mktemp("sum"), *PAYS["sum"], *SLOW, "--prm.monitor_every", 1, steps=STEPS)[0]
 
 
 def test_the_alarm_rings_before_success_has_fallen_by_ten_points(summed):
@@ -40,7 +39,7 @@ def test_the_alarm_rings_before_success_has_fallen_by_ten_points(summed):
 
 @pytest.mark.parametrize("form", BOUNDED)
 def test_bounded_forms_withstand_it_longer(learnt, summed, form, tmp_path):
-    rows, _ = gamed(learnt, tmp_path, *PAYS[form], *RATE, "--prm.monitor_every", 1, steps=STEPS)
+    rows, _ = gamed(learnt, tmp_path, *PAYS[form], *SLOW, "--prm.monitor_every", 1, steps=STEPS)
     rang = [row["step"] for row in rows["alarm"]]
     assert not rang or rang[0] > summed["alarm"][0]["step"]
     assert success(rows, STEPS - 1) > success(summed, STEPS - 1) + 0.1
@@ -50,9 +49,9 @@ def test_an_alarm_ends_the_run_with_the_best_held_out_policy(learnt, tmp_path):
     """The host's evaluation on held-out tasks, one before the first step; its loggers; the checkpoint that is gone back to."""
     held_out = ["--prm.monitor_every", 3, "--env.eval_tasks", 64, "--eval.n_samples_per_prompt", 2, "--eval.temperature", 1.0]
     more = ["--prm.early_stop", "best", "--ckpt.save_hf", "--logger.tensorboard_dir", tmp_path / "board"]
-    rows, log = gamed(learnt, tmp_path / "run", *PAYS["sum"], *RATE, *held_out, *more, steps=STEPS)
+    rows, log = gamed(learnt, tmp_path / "run", *PAYS["sum"], *FAST, *held_out, *more, steps=FEW)
     (alarm,) = rows["alarm"]
-    assert alarm["action"] == "best" and rows["training"][-1]["step"] == alarm["step"] < STEPS
+    assert alarm["action"] == "best" and rows["training"][-1]["step"] == alarm["step"] < FEW
     steps = [row["step"] for row in rows["held_out"]]
     assert steps == list(range(0, alarm["step"] + 1, 3)), "by the host's own evaluation, and before the first step"
     assert all(row["episodes"] == 128 and row["prm_reward"] > 0 and 0 < row["success"] <= 1 for row in rows["held_out"])
@@ -71,7 +70,7 @@ def test_an_alarm_ends_the_run_with_the_best_held_out_policy(learnt, tmp_path):
 def test_behind_the_alarm_outcomes_bring_success_back_asynchronously_too(learnt, summed, tmp_path):
     """Through a queue, with held-out tasks, and long enough for success to recover."""
     flags = ["--prm.monitor_every", 4, "--env.eval_tasks", 32, "--eval.n_samples_per_prompt", 1, "--eval.temperature", 1.0]
-    rows, _ = gamed(learnt, tmp_path, *PAYS["sum"], *RATE, *flags, "--prm.early_stop", "outcome", "--train.async_enable", steps=LONGER)
+    rows, _ = gamed(learnt, tmp_path, *PAYS["sum"], *FAST, *flags, "--prm.early_stop", "outcome", "--train.async_enable", steps=LONGER)
     (alarm,) = rows["alarm"]
     assert alarm["action"] == "outcome" and len(rows["training"]) == LONGER
     assert rows["held_out"][0]["step"] == 0 and len(rows["held_out"]) >= 3
