@@ -18,6 +18,7 @@ SMALL = {"ppo_tasks": 10, "test_tasks": 12, "test_samples": 2, "workers": 8, "fi
 STEP = {
     "rollout.batch_size": 2,
     "rollout.n_samples_per_prompt": 4,
+    "rollout.micro_batch_size": 8,
     "train.batch_size": 8,
     "train.micro_batch_size": 8,
     "ckpt.save_steps": -1,
