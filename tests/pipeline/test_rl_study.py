@@ -36,9 +36,8 @@ def test_a_curve_is_smoothed_and_asked_when_it_got_there():
 def test_success_within_a_budget_is_that_of_the_last_window_it_allows():
     one = {"success": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5], "environment steps": [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]}
     assert rl_study.within(one, "environment steps", 49) is None
-    assert rl_study.within(one, "environment steps", 50) == pytest.approx(0.2) and rl_study.within(
-        one, "environment steps", 99
-    ) == pytest.approx(0.3)
+    assert rl_study.within(one, "environment steps", 50) == pytest.approx(0.2)
+    assert rl_study.within(one, "environment steps", 99) == pytest.approx(0.3)
 
 
 def test_every_arm_starts_from_the_same_policy_and_is_judged_on_the_same_tasks():
