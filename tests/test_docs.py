@@ -1,4 +1,4 @@
-"""The pages in docs/: one for every label, with the options that the code has; their commands parse."""
+"""The pages in docs/: one for every label, with the options that the code has; their commands parse, and their links and the README's lead somewhere."""
 
 import inspect
 import re
@@ -26,6 +26,20 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)
     for line in block.splitlines()
 ]
+
+
+def headings(page):
+    """A page's headings as its links name them: small letters, spaces as hyphens, no other marks."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: str(page.relative_to(DOCS.parent)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", page.read_text()):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists() and (not heading or heading in headings(target)), link
 
 
 @pytest.mark.parametrize("name", OURS)

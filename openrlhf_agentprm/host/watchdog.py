@@ -223,6 +223,8 @@ def _where(handle: Any) -> str:
 
 
 def _place(actor: dict[str, Any]) -> str:
+    if not actor["Pid"]:
+        return "(which had not started)"
     address = actor["Address"]
     return f"(process {actor['Pid']} on the node {address['IPAddress']}, {address['NodeID'][:8]})"
 

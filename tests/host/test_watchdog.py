@@ -17,7 +17,7 @@ pytestmark = pytest.mark.host
 
 @pytest.fixture(scope="module")
 def cluster():
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"first": 1}, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1, resources={"second": 2})
     ray.init(address=cluster.address, log_to_driver=False)
     yield second
@@ -69,8 +69,9 @@ def parts(cluster):
         def fail(self):
             raise ZeroDivisionError("a fault of its own")
 
-    kinds = {kind.__name__: ray.remote(num_cpus=0)(kind) for kind in (PRMModelActor, PPOTrainer)}
-    return SimpleNamespace(RolloutRayActor=ray.remote(num_cpus=0, concurrency_groups={"agentprm_watch": 1})(RolloutRayActor), **kinds)
+    on_first = {"num_cpus": 0, "resources": {"first": 0.001}}
+    engine = ray.remote(**on_first, concurrency_groups={"agentprm_watch": 1})(RolloutRayActor)
+    return SimpleNamespace(RolloutRayActor=engine, PPOTrainer=ray.remote(**on_first)(PPOTrainer), PRMModelActor=ray.remote(num_cpus=0)(PRMModelActor))
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_a_node_that_goes_away_with_a_worker_is_named(parts, args, unseen, clust
     pid = ray.get(worker.pid.remote())
     cluster.kill_raylet()
     text = stopped(parts.PPOTrainer.remote().fit.remote(), args)
-    assert f"a PRM worker (process {pid} on the node " in text and cluster.node_id[:8] in text and "died: its node is gone" in text
+    assert text.startswith(f"a PRM worker (process {pid} on the node ") and cluster.node_id[:8] in text and "died: its node is gone" in text
 
 
 def actor(kind, **context):
@@ -166,6 +167,14 @@ def actor(kind, **context):
     cause = ActorDeathCause(actor_died_error_context=ActorDiedErrorContext(**context))
     place = {"IPAddress": "10.0.0.1", "NodeID": "abcdef0123"}
     return {"ActorClassName": f"module.{kind}", "DeathCause": cause, "Pid": 7, "Address": place, "EndTime": 1}
+
+
+def test_an_actor_that_had_not_started_is_told_so(monkeypatch):
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext
+
+    early = actor("PPOTrainer", reason=ActorDiedErrorContext.NODE_DIED) | {"Pid": 0}
+    monkeypatch.setattr(watchdog, "_dead_actors", lambda: [early])
+    assert watchdog.Watch([], 0).death() == "the trainer (which had not started) died: its node is gone"
 
 
 def test_only_parts_of_the_run_that_did_not_end_on_purpose_count(monkeypatch):
