@@ -60,22 +60,28 @@ def own_ray():
     shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
+def made_once(tmp_path_factory, name, make):
+    """A folder that `make` fills, once for all processes and files."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if SIDE_BY_SIDE else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not (whole := folder.with_name(f"{name}.whole")).exists():
+            make(folder)
+            whole.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def quick_run(tmp_path_factory):
-    """The quickstart's recipe, reduced, from nothing to the report; made once for all processes."""
-    folder = (tmp_path_factory.getbasetemp().parent if SIDE_BY_SIDE else tmp_path_factory.mktemp("quick")) / "run"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "report.html").is_file():
-            agentprm("run", "quickstart", *changes({"run_dir": folder, **QUICK}))
-    return folder
+    """The quickstart's recipe, reduced, from nothing to the report."""
+    return made_once(tmp_path_factory, "run", lambda folder: agentprm("run", "quickstart", *changes({"run_dir": folder, **QUICK})))
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A tiny random policy for the counting game."""
-    folder = tmp_path_factory.mktemp("tiny") / "policy"
-    module("tiny_policy", "--env.name", "thirdparty_count", "--env.num_tasks", 20, "--tiny.output", folder, "--tiny.layers", 2)
-    return folder
+    flags = ["--env.name", "thirdparty_count", "--env.num_tasks", 20, "--tiny.layers", 2]
+    return made_once(tmp_path_factory, "tiny", lambda folder: module("tiny_policy", *flags, "--tiny.output", folder))
 
 
 @pytest.fixture(scope="session")
@@ -108,13 +114,33 @@ def bpe_policy(tmp_path_factory):
 @pytest.fixture(scope="session")
 def count_store(tiny, tmp_path_factory):
     """Demonstrations of the counting game, some of them failed."""
-    folder = tmp_path_factory.mktemp("count") / "store"
-    module(
-        "collect", "--env.name", "thirdparty_count", "--env.num_tasks", 96, "--env.max_turns", 6, "--env.num_workers", 4,
-        "--policy.model_name_or_path", tiny, "--collect.output", folder, "--collect.n_samples_per_task", 1,
+    flags = [
+        "--env.name", "thirdparty_count", "--env.num_tasks", 96, "--env.max_turns", 6, "--env.num_workers", 4,
+        "--policy.model_name_or_path", tiny, "--collect.n_samples_per_task", 1,
         "--collect.demonstrator", "careless", "--collect.noise", 0.5, "--data.max_len", 128,
+    ]  # fmt: skip
+    return made_once(tmp_path_factory, "count_store", lambda folder: module("collect", *flags, "--collect.output", folder))
+
+
+@pytest.fixture(scope="session")
+def prm(tiny, count_store, tmp_path_factory):
+    """A PRM of the counting game."""
+    return made_once(tmp_path_factory, "prm", lambda folder: train_prm(tiny, count_store, folder, "--train.max_epochs", 2))
+
+
+@pytest.fixture(scope="session")
+def implicit_prm(tiny, count_store, tmp_path_factory):
+    """An implicit PRM of the counting game."""
+    flags = ["--prm.name", "implicit", "--train.max_epochs", 1]
+    return made_once(tmp_path_factory, "implicit_prm", lambda folder: train_prm(tiny, count_store, folder, *flags))
+
+
+def train_prm(policy, store, folder, *flags):
+    module(
+        "train_prm", "--model.model_name_or_path", policy, "--data.dataset", store, "--ckpt.output_dir", folder, "--data.max_len", "128",
+        "--ds.zero_stage", "0", "--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32", "--train.batch_size", "16",
+        "--train.micro_batch_size", "16", "--adam.lr", "1e-3", *flags,
     )  # fmt: skip
-    return folder
 
 
 @pytest.fixture(scope="session")

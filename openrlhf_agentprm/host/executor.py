@@ -12,12 +12,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
 
 from openrlhf_agentprm.data.episode import Status
+from openrlhf_agentprm.host.determinism import TurnSeeds
 from openrlhf_agentprm.host.turn_limits import rollout_settings
 from openrlhf_agentprm.rollout.builder import Assignment, EpisodeBuilder
 from openrlhf_agentprm.rollout.config import EnvConfig
@@ -36,6 +37,7 @@ class AgentExecutor(AgentExecutorBase):
         self.policy = settings["policy"]
         self.chat = self.config.chat(self.policy)
         self.workers = AsyncPool(self.config.pool())
+        self.seeds = TurnSeeds()
 
     async def execute(
         self, prompt: str, label: str, sampling_params: Any, max_length: int, hf_tokenizer: Any, llm_engine: Any, images: Any = None
@@ -50,10 +52,11 @@ class AgentExecutor(AgentExecutorBase):
         assignment = Assignment(self.config.name, task["task_id"], task["split"], task["seed"], 0, self.policy, "online", sampling)
         logs = {"env_retries": 0, "env_seconds": 0.0}
         versions: list[tuple[int, int]] = []
-        builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs, versions)
+        seed_of = self.seeds.episode(label, sampling_params.seed)
+        builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs, versions, seed_of)
         while builder.episode().status in (Status.ENV_ERROR, Status.TIMEOUT) and logs["env_retries"] < self.config.max_retries:
             logs["env_retries"] += 1
-            builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs, versions)
+            builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs, versions, seed_of)
         if error := builder.episode().error:
             _tell_once(f"{self.config.name}: {error}")
         return self._response(prompt, label, builder, logs, versions, with_logprobs=sampling_params.logprobs is not None)
@@ -66,6 +69,7 @@ class AgentExecutor(AgentExecutorBase):
         llm_engine: Any,
         logs: dict[str, float],
         versions: list[tuple[int, int]],
+        seed_of: Callable[[int, int], int | None],
     ) -> EpisodeBuilder:
         """One attempt; the seconds that the environment took are added to `logs`, and `versions` is that of each turn's first and last token."""
         versions.clear()
@@ -83,7 +87,8 @@ class AgentExecutor(AgentExecutorBase):
                 return builder
             builder.begin(reply.value)
             while not builder.finished:
-                tokens, logprobs, sampled_by = await self._sample(builder, sampling_params, llm_engine)
+                seed = seed_of(int(logs["env_retries"]), len(versions))
+                tokens, logprobs, sampled_by = await self._sample(builder, sampling_params, seed, llm_engine)
                 versions.append(sampled_by)
                 reply = await ask({"do": "step", "action": builder.act(tokens, logprobs)})
                 if _broke(builder, reply):
@@ -92,9 +97,10 @@ class AgentExecutor(AgentExecutorBase):
         return builder
 
     async def _sample(
-        self, builder: EpisodeBuilder, sampling_params: Any, llm_engine: Any
+        self, builder: EpisodeBuilder, sampling_params: Any, seed: int | None, llm_engine: Any
     ) -> tuple[list[int], list[float], tuple[int, int]]:
         params = sampling_params.clone()
+        params.seed = seed
         params.max_tokens = builder.budget
         # The host's 1 forbids the engine to end a turn at once. The policy may, so its samples would be another policy's.
         params.min_tokens = 0

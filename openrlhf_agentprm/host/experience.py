@@ -25,7 +25,7 @@ from .advantage_flags import estimator_options, handles, needs
 from .online import note_rollout, online_of
 from .prompts import place as place  # the patched trainer calls it
 from .samples import REPLACED, Ending, broken_mask, is_on
-from .turn_metrics import turn_metrics, version_metrics
+from .turn_metrics import entropy_metric, turn_metrics, version_metrics
 
 Experiences = Sequence[Any]
 
@@ -95,7 +95,7 @@ def turns_of(maker: Any, experiences: Experiences) -> TurnBatch | None:
     started = time.monotonic()
     batch = turn_batch(args, experiences)
     ending_B = torch.cat([e.ending for e in experiences])
-    maker.turn_metrics |= turn_metrics(batch, ending_B) | version_metrics(experiences)
+    maker.turn_metrics |= turn_metrics(batch, ending_B) | entropy_metric(experiences) | version_metrics(experiences)
     if (watcher := getattr(maker, "watcher", None)) is not None:
         watcher.see_batch(batch, _stack([e.sequences[:, 1:] for e in experiences], 0), ending_B)
     for experience in experiences:  # what only this batch needs is not sent to the models

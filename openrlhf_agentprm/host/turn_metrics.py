@@ -52,6 +52,16 @@ def _score_metrics(batch: TurnBatch, valid_B: torch.Tensor) -> dict[str, float]:
     return found
 
 
+def entropy_metric(experiences: Sequence[Any]) -> dict[str, float]:
+    """−mean log π(a) over the rollout's action tokens, in nats: an unbiased estimate of the entropy H = E_a[−log π(a)] that they were sampled at.
+
+    It costs nothing, as the host has these log-probabilities; its own `entropy_loss` sums over the vocabulary.
+    """
+    parts = [e.action_log_probs[e.action_mask.bool()].float() for e in experiences]
+    logprob_N = torch.cat(parts)
+    return {"turns/entropy": -float(logprob_N.mean())} if len(logprob_N) else {}
+
+
 def version_metrics(experiences: Sequence[Any]) -> dict[str, float]:
     """The oldest and the newest policy version that sampled a turn, and the share of turns that more than one sampled; nothing where none is told."""
     began_N, ended_N = (torch.cat([getattr(e, name).flatten() for e in experiences]) for name in ("turn_began", "turn_ended"))

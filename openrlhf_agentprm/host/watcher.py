@@ -28,7 +28,7 @@ _OF_HOST = {  # names in a row of the file, by the names under which a step logs
     "prm/outcome_correlation": "last_promise_correlation",
     "valid_actions": "valid_actions",
     "kl": "kl",
-    "entropy_loss": "entropy",
+    "turns/entropy": "entropy",
 }
 _DONE = {
     "none": "training goes on",

@@ -56,9 +56,14 @@ class Event:
 def launch_line(stage: Stage) -> list[str]:
     """The command that a user could type."""
     module = f"openrlhf_agentprm.cli.{stage.command}"
-    if stage.launcher == "deepspeed":
+    if _is_launched(stage):
         return ["deepspeed", "--num_gpus", str(stage.processes), "--module", module, *stage.argv]
     return ["python", "-m", module, *stage.argv]
+
+
+def _is_launched(stage: Stage) -> bool:
+    """One process needs no launcher: DeepSpeed's are two more processes, each of which imports as long as the training itself does."""
+    return stage.launcher == "deepspeed" and stage.processes > 1
 
 
 def run_recipe(
@@ -129,7 +134,7 @@ def _run_stage(recipe: Recipe, stage: Stage, on_line: Callable[[float, str], Non
     log.parent.mkdir(exist_ok=True)
     command = launch_line(stage)
     command[0] = _executable(command[0])
-    if stage.launcher == "deepspeed":  # its default port may be taken, by another run of ours for one
+    if _is_launched(stage):  # its default port may be taken, by another run of ours for one
         command[1:1] = ["--master_port", str(_free_port())]
     started = time.monotonic()
     with log.open("ab", buffering=0) as file:
@@ -142,7 +147,7 @@ def _run_stage(recipe: Recipe, stage: Stage, on_line: Callable[[float, str], Non
 
 def _fail(stage: Stage, code: int, tail: list[str], log: Path) -> None:
     told = [line.partition("error: ")[2] for line in tail if line.startswith("error: ")]
-    if told and (code == 2 or stage.launcher == "deepspeed"):
+    if told and (code == 2 or _is_launched(stage)):
         raise UserError([f"stage {stage.name!r}: {text}" for text in dict.fromkeys(told)])
     last = "\n".join(tail[-15:])
     raise RuntimeError(f"stage {stage.name!r} ended with code {code}; the same command goes on from it. Its last lines ({log}):\n{last}")

@@ -25,7 +25,7 @@ _DRIFT = (
     ("turns_drift", "Drift of the turn count", "Mean turns less those of the first batch, in its standard deviations.", False),
     ("valid_actions", "Valid actions", "Share of actions that the environment understood.", True),
     ("action_tokens", "Tokens of an action", "Mean length of an action.", False),
-    ("entropy", "Entropy", "Of the policy's next token, in nats.", False),
+    ("entropy", "Entropy", "Of the tokens of an action, in nats: −mean log π of those that were sampled.", False),
 )
 _ACTIONS = {
     "none": "training went on",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from launching import free_port, stop_ray
-from test_ppo import ppo, prm  # noqa: F401
+from test_ppo import ppo
 from test_ppo_estimators import GAME
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -68,7 +68,7 @@ def places(address):
 
 
 @pytest.mark.parametrize("nodes", [2, 4])
-def test_a_run_over_nodes_that_share_no_files(nodes, cluster, tiny, prm, tmp_path):  # noqa: F811
+def test_a_run_over_nodes_that_share_no_files(nodes, cluster, tiny, prm, tmp_path):
     out = tmp_path / "out"
     address = cluster(nodes, out)
     found, _ = ppo(

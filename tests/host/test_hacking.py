@@ -1,5 +1,7 @@
 """A policy that games its PRM, for real: a reward model that pays for repeating an action, on a counting game."""
 
+import os
+
 import pytest
 import torch
 from gaming import PAYS, gamed, imitate, success
@@ -49,7 +51,9 @@ def test_an_alarm_ends_the_run_with_the_best_held_out_policy(learnt, tmp_path):
     """The host's evaluation on held-out tasks, one before the first step; its loggers; the checkpoint that is gone back to."""
     held_out = ["--prm.monitor_every", 3, "--env.eval_tasks", 64, "--eval.n_samples_per_prompt", 2, "--eval.temperature", 1.0]
     more = ["--prm.early_stop", "best", "--ckpt.save_hf", "--logger.tensorboard_dir", tmp_path / "board"]
-    rows, log = gamed(learnt, tmp_path / "run", *PAYS["sum"], *FAST, *held_out, *more, steps=FEW)
+    more += ["--logger.wandb.key", "0123456789" * 4]
+    offline = os.environ | {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    rows, log = gamed(learnt, tmp_path / "run", *PAYS["sum"], *FAST, *held_out, *more, steps=FEW, env=offline)
     (alarm,) = rows["alarm"]
     assert alarm["action"] == "best" and rows["training"][-1]["step"] == alarm["step"] < FEW
     steps = [row["step"] for row in rows["held_out"]]
@@ -65,6 +69,9 @@ def test_an_alarm_ends_the_run_with_the_best_held_out_policy(learnt, tmp_path):
 
     scalars = read_scalars(tmp_path / "board")
     assert [step for step, _ in scalars["eval/monitor/prm_reward"]] == steps and scalars["train/monitor/alarm"][-1] == (alarm["step"], 1.0)
+    assert all(0 < value < 10 for _, value in scalars["train/turns/entropy"])
+    [kept] = tmp_path.rglob("*.wandb")
+    assert all(f"{part}/monitor/prm_reward".encode() in kept.read_bytes() for part in ("train", "eval")), "names stand in it as text"
 
 
 def test_behind_the_alarm_outcomes_bring_success_back_asynchronously_too(learnt, summed, tmp_path):

@@ -40,20 +40,6 @@ def ppo(*flags, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def prm(tiny, count_store, tmp_path_factory):
-    """A PRM of the counting game."""
-    from launching import deepspeed
-
-    folder = tmp_path_factory.mktemp("ppo_prm") / "prm"
-    deepspeed(
-        "train_prm", "--model.model_name_or_path", tiny, "--data.dataset", count_store, "--ckpt.output_dir", folder, "--data.max_len", "128",
-        "--ds.zero_stage", "0", "--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32", "--train.batch_size", "16",
-        "--train.micro_batch_size", "16", "--train.max_epochs", "2", "--adam.lr", "1e-3",
-    )  # fmt: skip
-    return folder
-
-
-@pytest.fixture(scope="module")
 def silent(tiny, tmp_path_factory):
     """A policy that ends each of its turns at once."""
     import torch

@@ -6,23 +6,11 @@ from collections import Counter
 
 import pytest
 import torch
-from launching import deepspeed
 from servers import serving
-from test_ppo import ppo, prm  # noqa: F401
+from test_ppo import ppo
 
 pytestmark = pytest.mark.host
 GAME = ["--env.name", "thirdparty_count", "--env.max_turns", 3, "--env.max_tokens_per_turn", 4, "--env.num_workers", 8]
-
-
-@pytest.fixture(scope="module")
-def implicit_prm(tiny, count_store, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ppo_implicit") / "prm"
-    deepspeed(
-        "train_prm", "--prm.name", "implicit", "--model.model_name_or_path", tiny, "--data.dataset", count_store, "--ckpt.output_dir", folder,
-        "--data.max_len", "128", "--ds.zero_stage", "0", "--ds.attn_implementation", "sdpa", "--ds.param_dtype", "fp32",
-        "--train.batch_size", "16", "--train.micro_batch_size", "16", "--train.max_epochs", "1", "--adam.lr", "1e-3",
-    )  # fmt: skip
-    return folder
 
 
 def test_prime_pays_single_tokens_by_an_implicit_prm(tiny, implicit_prm, tmp_path):
@@ -43,7 +31,7 @@ def turns_so_far(folder, step):
     return float(states["agentprm"]["process"][0])
 
 
-def test_a_prover_judges_beside_the_policys_prm_and_running_scales_survive_a_resume(tiny, prm, implicit_prm, tmp_path):  # noqa: F811
+def test_a_prover_judges_beside_the_policys_prm_and_running_scales_survive_a_resume(tiny, prm, implicit_prm, tmp_path):
     flags = [
         *GAME, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", prm, "--prm.prover_model_name_or_path", implicit_prm,
         "--algo.advantage.estimator", "pav", "--algo.advantage.options", '{"alpha": 2.0}', "--algo.advantage.scaling", "scale",
@@ -60,7 +48,7 @@ def test_a_prover_judges_beside_the_policys_prm_and_running_scales_survive_a_res
     assert turns_so_far(tmp_path / "state", 4) == pytest.approx(after), "it counts on from the checkpoint"
 
 
-def test_a_prm_behind_a_url_pays_by_its_lowest_score(tiny, prm, tmp_path):  # noqa: F811
+def test_a_prm_behind_a_url_pays_by_its_lowest_score(tiny, prm, tmp_path):
     with serving(prm) as (url, _):
         found, _ = ppo(
             *GAME, "--env.num_tasks", 16, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", url,
@@ -73,7 +61,7 @@ def test_a_prm_behind_a_url_pays_by_its_lowest_score(tiny, prm, tmp_path):  # no
         assert "prm/promise_turn1" in status
 
 
-def test_no_turn_is_lost_across_weight_updates_and_each_knows_its_versions(tiny, prm, tmp_path):  # noqa: F811
+def test_no_turn_is_lost_across_weight_updates_and_each_knows_its_versions(tiny, prm, tmp_path):
     """Partial rollouts: generation is paused for new weights in the middle of episodes, and goes on."""
     found, _ = ppo(
         *GAME, "--env.name", "thirdparty_noted", "--env.args", json.dumps({"file": str(tmp_path / "played")}), "--env.num_tasks", 48,

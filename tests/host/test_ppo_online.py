@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_ppo import ppo, prm  # noqa: F401
-from test_ppo_estimators import GAME, implicit_prm  # noqa: F401
+from test_ppo import ppo
+from test_ppo_estimators import GAME
 
 from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch
@@ -19,7 +19,7 @@ def first_score(path):
     return float(load_reward_model("auto", str(path)).score(make_batch([[5, 6, 7, 8, 9]], [[(2, 5)]])).q_BK)
 
 
-def test_prime_trains_its_prm_first_and_a_resumed_run_goes_on(tiny, implicit_prm, tmp_path):  # noqa: F811
+def test_prime_trains_its_prm_first_and_a_resumed_run_goes_on(tiny, implicit_prm, tmp_path):
     flags = [
         *GAME, "--env.num_tasks", 16, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", implicit_prm, "--prm.param_dtype", "fp32",
         "--algo.advantage.estimator", "implicit", "--prm.update_every", 1, "--prm.update_mode", "before", "--prm.adam.lr", 1e-3,
@@ -41,7 +41,7 @@ def test_prime_trains_its_prm_first_and_a_resumed_run_goes_on(tiny, implicit_prm
     assert first_score(tmp_path / "out/prm") != first_score(implicit_prm)
 
 
-def test_agentprm_learns_beside_the_policy_step_by_two_workers(tiny, prm, tmp_path):  # noqa: F811
+def test_agentprm_learns_beside_the_policy_step_by_two_workers(tiny, prm, tmp_path):
     """Every second rollout, on the episodes of both; tasks are held out; a run that is watched."""
     found, _ = ppo(
         *GAME, "--env.num_tasks", 32, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", prm, "--prm.param_dtype", "fp32",
@@ -62,7 +62,7 @@ def test_agentprm_learns_beside_the_policy_step_by_two_workers(tiny, prm, tmp_pa
     assert first_score(tmp_path / "out/prm") != first_score(prm)
 
 
-def test_another_number_of_workers_gives_the_same_scores(prm, monkeypatch):  # noqa: F811
+def test_another_number_of_workers_gives_the_same_scores(prm, monkeypatch):
     """Of seven episodes, in float32, by one worker and by two; weights that are offloaded in between."""
     import ray
     from openrlhf.trainer.ray.launcher import RayActorGroup

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import load_dataset
-from launching import deepspeed, free_port, module
+from launching import deepspeed, module
 from safetensors.torch import load_file
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
@@ -38,7 +38,7 @@ def history(folder):
     return [json.loads(line) for line in (Path(folder) / "history.jsonl").read_text().splitlines()]
 
 
-def train_prm(tiny, store, output, *more, launch=deepspeed, **kwargs):
+def train_prm(tiny, store, output, *more, launch=module, **kwargs):
     line = ["--model.model_name_or_path", tiny, "--data.dataset", store, "--ckpt.output_dir", output, *COMMON]
     line += ["--train.batch_size", "16", "--train.max_epochs", "2", "--adam.lr", "1e-3"]
     launch("train_prm", *line, *more, **kwargs)
@@ -77,7 +77,7 @@ def test_sft_in_the_hosts_pretrain_mode_learns_what_is_observed_too(count_store,
 def test_sft_in_float32_keeps_what_half_precision_rounds_away(count_store, tiny, tmp_path):
     line = ["--model.model_name_or_path", tiny, "--data.dataset", count_store, "--ckpt.output_dir", tmp_path, "--data.max_len", 128]
     line += ["--ds.zero_stage", 0, "--ds.attn_implementation", "sdpa", "--train.batch_size", 16, "--train.micro_batch_size", 16]
-    deepspeed("train_sft", *line, "--ds.param_dtype", "fp32", "--adam.lr", "1e-3", "--train.max_epochs", 2)
+    module("train_sft", *line, "--ds.param_dtype", "fp32", "--adam.lr", "1e-3", "--train.max_epochs", 2)
     start, trained = (load_file(folder / "model.safetensors") for folder in (tiny, tmp_path))
     assert {w.dtype for w in trained.values()} == {torch.float32} and start.keys() <= trained.keys()
     assert all(not torch.equal(w.float(), trained[name]) for name, w in start.items())
@@ -179,12 +179,12 @@ def reference(tiny, count_store, tmp_path_factory):
 @pytest.mark.parametrize(
     ("flags", "launched"),
     [
-        (["--train.micro_batch_size", "2"], dict(processes=2)),
+        (["--train.micro_batch_size", "2"], dict(launch=deepspeed, processes=2)),
         (["--train.micro_batch_size", "4", "--ds.zero_stage", "3"], {}),
-        (["--train.micro_batch_size", "8"], dict(launch=module)),
-        ([*PACKED, "--train.max_tokens_per_gpu", "150", "--ds.zero_stage", "2"], dict(processes=2)),
+        (["--train.micro_batch_size", "8"], dict(launch=deepspeed)),
+        ([*PACKED, "--train.max_tokens_per_gpu", "150", "--ds.zero_stage", "2"], dict(launch=deepspeed, processes=2)),
     ],
-    ids=["two processes", "zero3", "no launcher", "packed, two processes, zero2"],
+    ids=["two processes", "zero3", "a launcher of one", "packed, two processes, zero2"],
 )
 def test_processes_micro_batches_and_partitions_give_the_loss_of_one(flags, launched, reference, tiny, count_store, tmp_path):
     rows, _ = reference
@@ -337,7 +337,7 @@ def test_training_stops_when_held_out_figures_get_worse_and_keeps_the_best_weigh
 def test_a_killed_training_resumes_from_its_last_checkpoint(tiny, count_store, reference, tmp_path):
     rows, _ = reference
     line = [
-        Path(sys.executable).with_name("deepspeed"), "--num_gpus", "1", "--master_port", free_port(), "--module", "openrlhf_agentprm.cli.train_prm",
+        sys.executable, "-m", "openrlhf_agentprm.cli.train_prm",
         "--model.model_name_or_path", tiny, "--data.dataset", count_store, "--ckpt.output_dir", tmp_path / "prm", *COMMON,
         "--train.batch_size", "16", "--train.max_epochs", "2", "--adam.lr", "1e-3", "--train.micro_batch_size", "16", "--eval.share", "0.2",
         "--ckpt.path", tmp_path / "state", "--ckpt.save_steps", "1", "--ckpt.load_enable",

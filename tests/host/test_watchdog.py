@@ -71,7 +71,9 @@ def parts(cluster):
 
     on_first = {"num_cpus": 0, "resources": {"first": 0.001}}
     engine = ray.remote(**on_first, concurrency_groups={"agentprm_watch": 1})(RolloutRayActor)
-    return SimpleNamespace(RolloutRayActor=engine, PPOTrainer=ray.remote(**on_first)(PPOTrainer), PRMModelActor=ray.remote(num_cpus=0)(PRMModelActor))
+    return SimpleNamespace(
+        RolloutRayActor=engine, PPOTrainer=ray.remote(**on_first)(PPOTrainer), PRMModelActor=ray.remote(num_cpus=0)(PRMModelActor)
+    )
 
 
 @pytest.fixture

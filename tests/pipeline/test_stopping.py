@@ -108,6 +108,7 @@ stages:
   sft:
     command: train_sft
     launcher: deepspeed
+    processes: 2
     flags: {model.model_name_or_path: nowhere, data.dataset: nowhere, ckpt.output_dir: "${output}"}
 """
 
