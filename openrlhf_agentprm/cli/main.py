@@ -21,6 +21,7 @@ COMMANDS = {
 }
 _MODULES = {
     "collect": "play episodes into a store",
+    "rationalise": "a thought before each action, written by a model",
     "tiny_policy": "a tiny policy from scratch",
     "train_sft": "supervised warm start (deepspeed --module)",
     "label": "labels that need the whole store",

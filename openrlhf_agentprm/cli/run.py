@@ -11,7 +11,7 @@ from ..core.arguments import Parser, parse
 from .boundary import run_command
 
 COMMANDS = (
-    *("tiny_policy", "collect", "train_sft", "label", "train_prm", "ensemble", "train_ppo_ray", "train_dpo", "select"),
+    *("tiny_policy", "collect", "rationalise", "train_sft", "label", "train_prm", "ensemble", "train_ppo_ray", "train_dpo", "select"),
     *("evaluate", "search", "report"),
 )
 _HOSTS = ("train_sft", "train_ppo_ray", "train_dpo")

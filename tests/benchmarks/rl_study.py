@@ -4,7 +4,8 @@
     python tests/benchmarks/rl_study.py summary --seeds 0 1 2
 
 Each seed has demonstrations, policy, PRMs and test tasks of its own. Every training step plays tasks that were not played before, so success in
-training batches is success on fresh tasks; it is what the curves are made of. `--arms` takes some of the estimators only.
+training batches is success on fresh tasks; it is what the curves are made of. Two arms learn by supervised training from as many episodes, and
+have no curve. `--arms` takes some of the arms only.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ ARMS = {
     "pav": "PAV",
     "min_form": "PURE",
     "prime": "PRIME",
+    "rft": "rejection sampling by AgentPRM",
+    "step_sft": "turns of positive progress",
 }
 WINDOW = 5  # steps whose mean is a point of a curve
 Curve = dict[str, list[float]]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from test_ppo import ppo
 
 pytestmark = pytest.mark.host
 GAME = ["--env.name", "thirdparty_count", "--env.max_turns", 3, "--env.max_tokens_per_turn", 4, "--env.num_workers", 8]
+GAME += ["--algo.kl.init_coef", 0]  # no reference
 
 
 def test_prime_pays_single_tokens_by_an_implicit_prm(tiny, implicit_prm, tmp_path):
@@ -32,20 +34,27 @@ def turns_so_far(folder, step):
 
 
 def test_a_prover_judges_beside_the_policys_prm_and_running_scales_survive_a_resume(tiny, prm, implicit_prm, tmp_path):
+    """And the same seed gives the same curve, to the bit, where the host's flag asks for it."""
     flags = [
         *GAME, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", prm, "--prm.prover_model_name_or_path", implicit_prm,
         "--algo.advantage.estimator", "pav", "--algo.advantage.options", '{"alpha": 2.0}', "--algo.advantage.scaling", "scale",
-        "--algo.advantage.whiten", "turns", "--ckpt.output_dir", tmp_path / "out", "--ckpt.path", tmp_path / "state", "--ckpt.save_steps", 1,
-        "--ckpt.max_num", 9, "--ckpt.load_enable", "--env.num_tasks", 16,
+        "--algo.advantage.whiten", "turns", "--env.num_tasks", 16, "--actor.adam.lr", 1e-3, "--train.full_determinism_enable",
     ]  # fmt: skip
-    first, _ = ppo(*flags)
+    kept = ["--ckpt.output_dir", tmp_path / "out", "--ckpt.path", tmp_path / "state", "--ckpt.save_steps", 1, "--ckpt.max_num", 9]
+    first, _ = ppo(*flags, *kept, "--ckpt.load_enable")
     assert sorted(first) == [1, 2] and all(math.isfinite(s["policy_loss"]) for s in first.values())
     turns = [first[step]["turns/per_episode"] * 16 for step in (1, 2)]
     assert [turns_so_far(tmp_path / "state", step) for step in (1, 2)] == pytest.approx([turns[0], sum(turns)])
-    more, _ = ppo(*flags, "--train.num_episodes", 2)
+    more, _ = ppo(*flags, *kept, "--ckpt.load_enable", "--train.num_episodes", 2)
     assert sorted(more) == [3, 4]
     after = sum(turns) + sum(more[step]["turns/per_episode"] * 16 for step in (3, 4))
     assert turns_so_far(tmp_path / "state", 4) == pytest.approx(after), "it counts on from the checkpoint"
+    again, _ = ppo(*flags, "--ckpt.output_dir", tmp_path / "again")
+    assert untimed(again) == untimed(first) and all(s["actor_grad_norm"] > 0 and s["turns/per_episode"] > 1 for s in first.values())
+
+
+def untimed(found):
+    return {step: {k: v for k, v in status.items() if not re.search("tim|seconds", k)} for step, status in found.items()}
 
 
 def test_a_prm_behind_a_url_pays_by_its_lowest_score(tiny, prm, tmp_path):

@@ -43,12 +43,19 @@ def test_success_within_a_budget_is_that_of_the_last_window_it_allows():
 def test_every_arm_starts_from_the_same_policy_and_is_judged_on_the_same_tasks():
     stages = yaml.safe_load((recipes_folder() / "study-rl.yaml").read_text())["stages"]
     trained = {name: stage["flags"] for name, stage in stages.items() if stage["command"] == "train_ppo_ray"}
-    assert trained.keys() == rl_study.ARMS.keys() == {name.removeprefix("test_") for name in stages if name.startswith("test_")} - {"start"}
+    assert (
+        {*trained, "rft", "step_sft"}
+        == rl_study.ARMS.keys()
+        == {n.removeprefix("test_") for n in stages if n.startswith("test_")} - {"start"}
+    )
     own = ("algo.", "prm.", "critic.")
     shared = [{k: v for k, v in flags.items() if not k.startswith(own)} for flags in trained.values()]
     assert all(flags == shared[0] for flags in shared) and all(flags["algo.kl.init_coef"] == 0.01 for flags in trained.values())
-    judged = [{**stages[f"test_{arm}"]["flags"], "policy.model_name_or_path": None} for arm in trained]
+    judged = [{**stages[f"test_{arm}"]["flags"], "policy.model_name_or_path": None} for arm in rl_study.ARMS]
     assert all(flags == judged[0] for flags in judged)
+    ppo, fresh = trained["outcome"], stages["fresh"]["flags"]
+    assert all(ppo[name] == fresh[name] for name in ("env.first_task", "env.num_tasks")), "the supervised arms learn from the same tasks"
+    assert ppo["rollout.n_samples_per_prompt"] == fresh["collect.n_samples_per_task"]
 
 
 @pytest.mark.host
@@ -58,9 +65,7 @@ def test_arms_run_and_are_summed_up(quick_run, tmp_path):
     recipe["run_dir"] = str(run)
     recipe["vars"] |= SMALL
     quick = yaml.safe_load((recipes_folder() / "quickstart.yaml").read_text())["shared"]["env"]
-    kept = {
-        name: stage for name, stage in recipe["stages"].items() if name.removeprefix("test_") in ("start", "token_gae", "pav", "report")
-    }
+    kept = {name: recipe["stages"][name] for name in ("test_start", "token_gae", "pav", "test_pav", "report")}
     for stage in kept.values():
         if "env.name" in stage["flags"]:
             stage["flags"] |= quick
