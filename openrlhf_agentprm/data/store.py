@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +143,23 @@ class EpisodeWriter:
             self.flush()
         return True
 
+    def add_rows(self, rows: pa.Table) -> int:
+        """Keep rows of another store as one shard; how many were not there already."""
+        fresh = [_unseen(batch, self.ids) for batch in rows.cast(SCHEMA).to_batches()]
+        if count := sum(map(len, fresh)):
+            self._write(pa.Table.from_batches(fresh))
+        return count
+
     def flush(self) -> None:
         """Turn the journal into a shard."""
         if self._pending:
-            _write_shard(self.path / f"episodes-{self._name}-{self._sequence:05d}.parquet", self._pending)
-            self._sequence += 1
+            self._write(pa.Table.from_pylist(self._pending, schema=SCHEMA))
             self._pending = []
             self._journal.clear()
+
+    def _write(self, rows: pa.Table) -> None:
+        _write_shard(self.path / f"episodes-{self._name}-{self._sequence:05d}.parquet", rows)
+        self._sequence += 1
 
     def close(self) -> None:
         self.flush()
@@ -181,7 +191,7 @@ class EpisodeWriter:
         in_shards = {row["episode_id"] for shard in self.path.glob("episodes-*.parquet") for row in _ids_of(shard)}
         rows = [row for row in rows_of(journal) if row["episode_id"] not in in_shards]
         if rows:
-            _write_shard(self.path / f"episodes-{name}-last.parquet", rows)
+            _write_shard(self.path / f"episodes-{name}-last.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -203,12 +213,12 @@ def _ids_of(shard: Path) -> Iterator[dict[str, Any]]:
     return (row for batch in _read_shard(shard, ["episode_id"]) for row in batch.to_pylist())
 
 
-def _write_shard(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write_shard(path: Path, rows: pa.Table) -> None:
     """Write beside the final name, force it to the disk, then rename."""
     half = path.with_name(f".{path.stem}.tmp")
     try:
         with half.open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file, compression="zstd")
+            pq.write_table(rows, file, compression="zstd")
             file.flush()
             os.fsync(file.fileno())
         os.replace(half, path)
