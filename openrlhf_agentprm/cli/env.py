@@ -1,42 +1,105 @@
-"""agentprm env check NAME: the public checker, on any registered environment."""
+"""agentprm env check|play NAME: the public checker, on any registered environment; and a person plays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from ..core.arguments import Parser, parse_nested
+from ..core.errors import UserError
 
 
 def build_parser() -> Parser:
     from ..rollout.config import json_object, positive_int, seconds
 
-    parser = Parser(
-        prog="agentprm env",
-        description="Check what training relies on: types, determinism, isolation, splits, replay, snapshots, the expert, odd input.",
+    parser = Parser(prog="agentprm env", description="Check what training relies on, or play an episode yourself.")
+    parser.add_argument(
+        "do",
+        choices=["check", "play"],
+        help="check: types, determinism, isolation, splits, replay, snapshots, the expert, odd input, threads, forks, memory; play: in this terminal",
     )
-    parser.add_argument("do", choices=["check"], help="what to do")
     parser.add_argument("name", help="registered environment (agentprm list envs)")
     parser.add_argument("--env.args", type=json_object, default={}, help="its arguments, as a JSON object")
-    parser.add_argument("--check.time_limit", type=seconds, default=30.0, help="seconds that one call may take")
-    parser.add_argument("--check.steps", type=positive_int, default=12, help="steps of the episodes that are compared")
-    parser.add_argument("--check.tasks", type=positive_int, default=3, help="tasks tried")
+    check = parser.add_argument_group("check").add_argument
+    check("--check.time_limit", type=seconds, default=30.0, help="seconds that one call may take")
+    check("--check.steps", type=positive_int, default=12, help="steps of the episodes that are compared")
+    check("--check.episodes", type=positive_int, default=500, help="episodes over which memory is watched (or 20 seconds)")
+    check("--check.tasks", type=positive_int, default=3, help="tasks tried")
+    play = parser.add_argument_group("play").add_argument
+    play("--play.task", default=None, help="id of the task (the split's first)")
+    play("--play.split", default="train", choices=["train", "validation", "test"], help="whose first task")
+    play("--play.seed", type=int, default=0, help="seed of the reset")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     args: Any = parse_nested(build_parser(), argv)
     from ..envs.base import make_env
-    from ..envs.isolated import check_env_isolated
 
     make = partial(make_env, args.name, **args.env.args)
+    return _check(make, args) if args.do == "check" else _play(make, args.play)
+
+
+def _check(make: Callable[[], Any], args: Any) -> int:
+    from ..envs.isolated import check_env_isolated
+
     checked = failed = 0
-    for result in check_env_isolated(make, args.check.time_limit, steps=args.check.steps, tasks_tried=args.check.tasks):
+    how = {"steps": args.check.steps, "tasks_tried": args.check.tasks, "episodes": args.check.episodes}
+    for result in check_env_isolated(make, args.check.time_limit, **how):
         mark = "FAILED" if result.problem else "skipped" if result.skipped else "ok"
-        text = f"{mark:<8}{result.name}{': ' + (result.problem or result.skipped) if result.problem or result.skipped else ''}"
-        print(text.encode(errors="backslashreplace").decode(), flush=True)
+        more = result.problem or result.skipped or result.told
+        _say(f"{mark:<8}{result.name}{': ' + more if more else ''}")
         checked += 1
         failed += bool(result.problem)
     print(f"{args.name}: {checked - failed} of {checked} checks passed")
     return 2 if failed else 0
+
+
+def _play(make: Callable[[], Any], flags: Any) -> int:
+    """One episode by what is typed; an empty line lists actions, `:expert` takes the expert's, `:quit` or Ctrl-D leaves."""
+    from ..envs.base import HasAdmissibleActions, HasExpert, HasTasks, ability
+
+    env = make()
+    tasks, listing, expert = (ability(env, kind) for kind in (HasTasks, HasAdmissibleActions, HasExpert))
+    if flags.task is None and tasks is not None and not len(tasks.tasks(flags.split)):
+        raise UserError(f"the split {flags.split!r} has no task")
+    task = flags.task if flags.task is not None or tasks is None else tasks.tasks(flags.split)[0]
+    observation, info = env.reset(seed=flags.seed, options={"task_id": task} if task is not None else None)
+    _say(f"task {task}\n{info['instruction']}\n\n{observation}")
+    total, turn = 0.0, 0
+    while (action := _typed()) is not None:
+        if action == ":expert":
+            if expert is None:
+                _say("(it has no expert)")
+                continue
+            action = expert.expert_action()
+            _say(f"(the expert: {action})")
+        elif not action:
+            _say("; ".join(listing.admissible_actions()) if listing else "(it lists no actions)")
+            continue
+        observation, reward, terminated, truncated, info = env.step(action)
+        total, turn = total + float(reward), turn + 1
+        _say(("" if info["valid_action"] else "(not understood)\n") + str(observation))
+        if terminated or truncated:
+            outcome = info.get("outcome")
+            _say(
+                f"{'success' if info['success'] else 'no success'} after {turn} actions, rewards {total:g}"
+                + (f", outcome {outcome:g}" if outcome else "")
+            )
+            break
+    env.close()
+    return 0
+
+
+def _typed() -> str | None:
+    """What was typed; None to leave."""
+    try:
+        text = input("> ").strip()
+    except EOFError:
+        return None
+    return None if text == ":quit" else text
+
+
+def _say(text: str) -> None:
+    print(text.encode(errors="backslashreplace").decode(), flush=True)

@@ -7,20 +7,21 @@ them, each call to the environment under a time limit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from . import base
-from .subject import Env, Subject, brief
+from . import base, endurance
+from .subject import Env, Subject, brief, same
 
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one check; `problem` is empty where it passed, `skipped` tells why it did not apply."""
+    """Outcome of one check; `problem` is empty where it passed, `skipped` tells why it did not apply, `told` what it measured."""
 
     name: str
     problem: str = ""
     skipped: str = ""
+    told: str = field(default="", compare=False)
 
 
 Check = Callable[[Subject], str | None]
@@ -40,7 +41,8 @@ def check_env(make: Callable[[], Env], **options: Any) -> list[Result]:
 def run_check(check: Check, subject: Subject) -> Result:
     """One check and what came of it."""
     try:
-        return Result(name_of(check), skipped=check(subject) or "")
+        found = check(subject) or ""
+        return Result(name_of(check), **{"told" if isinstance(found, endurance.Told) else "skipped": str(found)})
     except AssertionError as error:
         return Result(name_of(check), problem=str(error))
     except Exception as error:
@@ -75,7 +77,7 @@ def check_same_seed_and_actions_give_the_same_episode(s: Subject) -> str | None:
     for task in s.tasks():
         actions, first = s.play(s.env, task)
         _, second = s.play(s.new(), task, actions)
-        _same(first, second, f"task {task!r} in two instances")
+        same(first, second, f"task {task!r} in two instances")
     return None
 
 
@@ -85,7 +87,7 @@ def check_reset_forgets_the_last_episode(s: Subject) -> str | None:
     actions, first = s.play(env, tasks[0])
     s.play(env, tasks[-1])
     _, again = s.play(env, tasks[0], actions)
-    _same(first, again, f"task {tasks[0]!r} before and after another episode")
+    same(first, again, f"task {tasks[0]!r} before and after another episode")
     return None
 
 
@@ -100,7 +102,7 @@ def check_two_instances_share_no_state(s: Subject) -> str | None:
         trace.append((observation, float(reward), bool(terminated), bool(truncated)))
         if not (terminated or truncated):
             s.step(other, action)
-    _same(alone, trace, "an episode alone and beside another instance")
+    same(alone, trace, "an episode alone and beside another instance")
     return None
 
 
@@ -185,8 +187,8 @@ def _check_restored_states(s: Subject, kept: base.HasSnapshots, task: str | None
         state = kept.snapshot()
     for attempt in ("first", "second", "third"):
         again, choices_again = s.go_on(s.env, actions[half:])
-        _same(trace, again, f"task {task!r} without a snapshot and the {attempt} run from a snapshot")
-        _same(choices, choices_again, f"admissible_actions() of task {task!r} without a snapshot and in the {attempt} run from a snapshot")
+        same(trace, again, f"task {task!r} without a snapshot and the {attempt} run from a snapshot")
+        same(choices, choices_again, f"admissible_actions() of task {task!r} without a snapshot and in the {attempt} run from a snapshot")
         with s.calling("restore()"):
             kept.restore(state)
 
@@ -227,10 +229,10 @@ CHECKS: list[Check] = [
     check_snapshots_restore_the_state,
     check_the_end_is_told_apart,
     check_close_can_be_called_twice,
+    endurance.check_a_closed_one_disturbs_no_other,
+    endurance.check_threads_play_apart,
+    endurance.check_a_fork_plays_the_same,
+    endurance.check_another_interpreter_plays_the_same,
+    endurance.check_memory_stays_flat,
+    endurance.check_reset_and_step_take,
 ]
-
-
-def _same(first: list[Any], second: list[Any], where: str) -> None:
-    for k, (a, b) in enumerate(zip(first, second, strict=False)):
-        assert a == b, f"{where} differ at step {k}: {brief(a)} against {brief(b)}"
-    assert len(first) == len(second), f"{where} differ in length: {len(first) - 1} steps against {len(second) - 1}"

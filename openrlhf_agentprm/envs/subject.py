@@ -26,6 +26,7 @@ class Subject:
         make: builds a fresh environment.
         steps: of the episodes that are compared.
         tasks_tried: how many tasks.
+        episodes: over which memory is watched.
         time_limit: seconds that one call may take.
         announce: told of each call before it is made, so that another process can say which one never came back.
     """
@@ -33,6 +34,7 @@ class Subject:
     make: Callable[[], Env]
     steps: int = 12
     tasks_tried: int = 3
+    episodes: int = 500
     time_limit: float = 30.0
     announce: Callable[[str], None] = lambda what: None
 
@@ -161,6 +163,13 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def same(first: list[Any], second: list[Any], where: str) -> None:
+    """Assert that two episodes went alike."""
+    for k, (a, b) in enumerate(zip(first, second, strict=False)):
+        assert a == b, f"{where} differ at step {k}: {brief(a)} against {brief(b)}"
+    assert len(first) == len(second), f"{where} differ in length: {len(first) - 1} steps against {len(second) - 1}"
 
 
 def brief(value: object) -> str:

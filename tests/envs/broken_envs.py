@@ -4,7 +4,9 @@ import itertools
 import os
 import random
 import signal
+import threading
 import time
+from typing import ClassVar
 
 import gymnasium
 
@@ -173,6 +175,53 @@ class CloseOnce(Counter):
         self.closed = True
 
 
+class Leaks(Counter):
+    kept: ClassVar[list] = []
+
+    def reset(self, **kw):
+        self.kept.append(bytearray(1 << 19))
+        self.kept[-1][::4096] = b"x" * 128  # resident
+        return super().reset(**kw)
+
+
+class MainThreadOnly(Counter):
+    def step(self, action):
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("no thread of mine")
+        return super().step(action)
+
+
+class ForkSeen(Counter):
+    home = os.getpid()
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return (observation + ("" if os.getpid() == self.home else " elsewhere"), *rest)
+
+
+class SetOrder(Counter):
+    """What comes first of a set of texts depends on the interpreter's hash seed."""
+
+    def reset(self, **kw):
+        observation, info = super().reset(**kw)
+        return f"{observation}, near {' '.join({'ball', 'box', 'key', 'door', 'lamp', 'chair'})}", info
+
+
+class ClosesAll(Counter):
+    closed: ClassVar[bool] = False
+
+    def reset(self, **kw):
+        type(self).closed = False
+        return super().reset(**kw)
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return (observation + (" in the dark" if self.closed else ""), *rest)
+
+    def close(self):
+        type(self).closed = True
+
+
 class Hangs(Counter):
     def step(self, action):
         for _ in itertools.count():
@@ -233,6 +282,11 @@ BROKEN = [
     (SuccessBeforeTheEnd, "the end is told apart", "info['success'] is True while terminated is False"),
     (CloseOnce, "close can be called twice", "RuntimeError: already closed"),
     (Hangs, "step returns the agreed types", "did not return within 0.3 s"),
+    (ClosesAll, "a closed one disturbs no other", "beside an instance that is closed differ at step 1"),
+    (MainThreadOnly, "threads play apart", "in a thread: RuntimeError: no thread of mine"),
+    (ForkSeen, "a fork plays the same", "here and in a forked process differ at step 1"),
+    (SetOrder, "another interpreter plays the same", "with another hash seed differ at step 0"),
+    (Leaks, "memory stays flat", "MiB more after 450 further episodes (5"),
 ]
 
 # Only for the checker in a process of its own.

@@ -1,16 +1,21 @@
 """The public checker passes good environments and names what is broken in bad ones."""
 
 import pytest
-from envs.broken_envs import BROKEN, Counter
+from envs.broken_envs import BROKEN, Counter, Leaks
 
-from openrlhf_agentprm.envs.checker import check_env
+from openrlhf_agentprm.envs.checker import CHECKS, check_env, name_of, run_check
+from openrlhf_agentprm.envs.subject import Subject
 
 
-def test_a_correct_environment_passes():
-    assert [r for r in check_env(Counter) if r.problem] == []
+def test_a_correct_environment_passes_and_is_measured():
+    results = {r.name: r for r in check_env(Counter)}
+    assert [r for r in results.values() if r.problem] == []
+    assert results["memory stays flat"].told.endswith("MiB more after 450 further episodes")
+    assert results["reset and step take"].told.startswith("reset 0.0")
 
 
 @pytest.mark.parametrize("broken, check, message", BROKEN, ids=lambda x: getattr(x, "__name__", None))
 def test_each_fault_is_found_and_named(broken, check, message):
-    problems = {r.name: r.problem for r in check_env(broken, time_limit=0.3) if r.problem}
-    assert message in problems[check]
+    [found] = [each for each in CHECKS if name_of(each) == check]
+    assert message in run_check(found, Subject(broken, time_limit=0.3)).problem
+    Leaks.kept.clear()
