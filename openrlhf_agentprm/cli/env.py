@@ -1,4 +1,4 @@
-"""agentprm env check|play NAME: the public checker, on any registered environment; and a person plays."""
+"""agentprm env check|play|fetch NAME: the public checker, on any registered environment; a person plays; and data that it needs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from ..core.errors import UserError
 def build_parser() -> Parser:
     from ..rollout.config import json_object, positive_int, seconds
 
-    parser = Parser(prog="agentprm env", description="Check what training relies on, or play an episode yourself.")
+    parser = Parser(prog="agentprm env", description="Check what training relies on, play an episode yourself, or fetch what it needs.")
     parser.add_argument(
         "do",
-        choices=["check", "play"],
-        help="check: types, determinism, isolation, splits, replay, snapshots, the expert, odd input, threads, forks, memory; play: in this terminal",
+        choices=["check", "play", "fetch"],
+        help="check: types, determinism, isolation, splits, replay, snapshots, the expert, odd input, threads, forks, memory, times; "
+        "play: in this terminal; fetch: data that is not in the package (textcraft's recipes)",
     )
     parser.add_argument("name", help="registered environment (agentprm list envs)")
     parser.add_argument("--env.args", type=json_object, default={}, help="its arguments, as a JSON object")
@@ -30,13 +31,21 @@ def build_parser() -> Parser:
     play("--play.task", default=None, help="id of the task (the split's first)")
     play("--play.split", default="train", choices=["train", "validation", "test"], help="whose first task")
     play("--play.seed", type=int, default=0, help="seed of the reset")
+    fetch = parser.add_argument_group("fetch").add_argument
+    fetch("--fetch.archive", default=None, help="the archive, where it is here already; else it is downloaded")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     args: Any = parse_nested(build_parser(), argv)
+    from ..core.registry import ENVS
     from ..envs.base import make_env
 
+    if args.do == "fetch":
+        if (fetch := getattr(ENVS.load(args.name), "fetch", None)) is None:
+            raise UserError(f"the environment {args.name!r} needs no data that is fetched")
+        print(fetch(args.fetch.archive))
+        return 0
     make = partial(make_env, args.name, **args.env.args)
     return _check(make, args) if args.do == "check" else _play(make, args.play)
 
