@@ -19,7 +19,7 @@ from openrlhf_agentprm.prm.record import OUTPUTS
 DOCS = Path(__file__).parent.parent / "docs"
 OURS = sorted(e.name for e in LABELS.entries() if e.distribution == "openrlhf-agentprm")
 NOT_OPTIONS = {"batch", "store", *BY_FLAGS}
-TOOLS = ("episodes", "export", "run", "serve")
+TOOLS = ("env", "episodes", "export", "run", "serve")
 COMMANDS = [
     line
     for page in sorted(DOCS.rglob("*.md"))

@@ -40,7 +40,7 @@ class AlfworldEnv(gymnasium.Env[str, str]):
 
     Task ids are folders below the split: `pick_heat_then_place_in_recep-Mug-None-Cabinet-12/trial_T…` in the download,
     `pick_heat_then_place_in_recep-scene12/7` (type, scene, seed) for generated games. Those are made when first played, and kept.
-    Use one object for many episodes: each holds its own planner library. Not safe for threads.
+    Use one object for many episodes: each holds its own planner library; objects in several threads take turns.
 
     Args:
         source: "download", "generated", or "auto": the download if there is one, else generated tasks.
