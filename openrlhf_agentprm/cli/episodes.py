@@ -21,6 +21,7 @@ ACTIONS = {
 
 
 def build_parser() -> Parser:
+    from ..data.episode import Status
     from .episodes_import import add_import_flags
 
     parser = Parser(prog="agentprm episodes", description="Look at an episode store, make one of others, or of files.")
@@ -29,7 +30,7 @@ def build_parser() -> Parser:
     parser.add_argument("output", nargs="?", default=None, help="copy, import: folder of the store to write")
     choose = parser.add_argument_group("which episodes (show, export, copy)").add_argument
     choose("--id", default=None, help="show, export: an episode's id, or its beginning (the first episode)")
-    choose("--status", default=None, help="only episodes that ended so")
+    choose("--status", default=None, choices=[status.value for status in Status], help="only episodes that ended so")
     choose("--task", default=None, help="only episodes of this task")
     choose("--iteration", type=int, default=None, help="only episodes of this iteration")
     choose("--split", default=None, help="only tasks of this split")
