@@ -24,6 +24,9 @@ from openrlhf.utils.agent import AgentInstanceBase, MultiTurnAgentExecutor
 
 
 class Once(AgentInstanceBase):
+    def __init__(self, *args, **kwargs):
+        pass
+
     async def reset(self, states, **kwargs):
         return {"observation": states["observation"]}
 
@@ -90,6 +93,7 @@ def main(rounds: int = 2) -> None:
         shared = make(folder)
         ours = ["--prm.model_name_or_path", folder / "prm", "--train.agent_func_path", folder / "agent.py"]
         ours += ["--algo.advantage.estimator", "turn_gae", "--algo.advantage.values", "prm"]
+        ours += ["--env.max_tokens_per_turn", 64]  # an agent's turn has all of the context else, and its answers are longer than the host's
         theirs = ["--reward.model_name_or_path", folder / "policy", "--algo.advantage.estimator", "rloo"]
         rows: dict[str, list[dict[str, float]]] = {"the host with a reward model": [], "with a PRM": []}
         for _ in range(rounds):
