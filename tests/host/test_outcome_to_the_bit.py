@@ -73,6 +73,7 @@ def experiences(host, order, size, width):
         one = Experience(index=list(order[start : start + size]), action_mask=(turns > 0).long(), turn_numbers=turns)
         one.sequences = torch.zeros(len(part), turns.shape[1] + 1, dtype=torch.long)
         one.kl = torch.stack([r[1] for r in part])[:, : turns.shape[1]]
+        one.action_log_probs = -one.kl.abs()
         one.rewards = torch.cat([r[2] for r in part])
         one.turn_valid = one.turn_began = one.turn_ended = torch.ones(turns.shape)
         one.ending = torch.full((len(part),), int(Ending.FAILURE))

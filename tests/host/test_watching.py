@@ -12,6 +12,7 @@ from openrlhf_agentprm.core.estimators.gae import turn_gae
 from openrlhf_agentprm.host.advantage_flags import estimator_options, mute
 from openrlhf_agentprm.host.held_out import prompts_of
 from openrlhf_agentprm.host.samples import Ending
+from openrlhf_agentprm.host.turn_metrics import entropy_metric
 from openrlhf_agentprm.host.watcher import FILE, Watcher, paid
 
 
@@ -52,7 +53,7 @@ def played(promise, success, episodes=64):
 def see(watcher, step, promise, success=0.6):
     batch, tokens = played(promise, success)
     watcher.see_batch(batch, tokens, torch.full((len(tokens),), int(Ending.FAILURE)))
-    return watcher.see_step(step, {"kl": 0.1, "turns/outcome_mean": float(batch.outcome_B.mean())}), batch
+    return watcher.see_step(step, {"kl": 0.1, "turns/entropy": 2.5, "turns/outcome_mean": float(batch.outcome_B.mean())}), batch
 
 
 def test_it_rings_once_writes_it_down_and_goes_on(tmp_path):
@@ -65,8 +66,17 @@ def test_it_rings_once_writes_it_down_and_goes_on(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
     assert [row["kind"] for row in rows] == ["training"] * 4 + ["alarm"] + ["training"] * 2
     assert rows[4]["step"] == 4 and rows[4]["series"] == "training" and rows[4]["success_rise"] == pytest.approx(0)
-    assert rows[0]["kl"] == 0.1 and rows[0]["success"] == pytest.approx(0.6, abs=0.05)
+    assert rows[0]["kl"] == 0.1 and rows[0]["entropy"] == 2.5 and rows[0]["success"] == pytest.approx(0.6, abs=0.05)
     assert not watcher.ended and not watcher.muted
+
+
+def test_entropy_is_the_mean_of_what_was_sampled_over_action_tokens_alone():
+    parts = [
+        SimpleNamespace(action_log_probs=torch.tensor([[-1.0, -9.0, -2.0]]), action_mask=torch.tensor([[1, 0, 1]])),
+        SimpleNamespace(action_log_probs=torch.tensor([[-6.0, float("nan")]]), action_mask=torch.tensor([[1, 0]])),
+    ]
+    assert entropy_metric(parts) == {"turns/entropy": 3.0}
+    assert entropy_metric([SimpleNamespace(action_log_probs=torch.zeros(1, 2), action_mask=torch.zeros(1, 2))]) == {}
 
 
 def test_held_out_evaluations_ring_by_themselves(tmp_path):
