@@ -50,11 +50,14 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(build_parser(), argv)
+    parser = build_parser()
+    args = parse(parser, argv)
     if args.do in ("copy", "import") and not args.output:
         raise UserError(f"agentprm episodes {args.do} wants the folder of the store to write behind {args.store!r}")
     if args.do not in ("copy", "import") and args.output:
         raise UserError(f"unexpected argument {args.output!r}; agentprm episodes {args.do} takes one store")
+    if unread := _unread(parser, args):
+        raise UserError([f"agentprm episodes {args.do} does not read {flag}" for flag in unread])
     if args.do == "import":
         from .episodes_import import import_episodes
 
@@ -64,6 +67,20 @@ def main(argv: Sequence[str]) -> int:
     act: Callable[[Any, Any], None] = {"stats": _stats, "show": _show, "export": _export, "copy": _copy}[args.do]
     act(EpisodeStore(args.store), args)
     return 0
+
+
+def _unread(parser: Parser, args: Any) -> list[str]:
+    """Flags that are given and that this action has no use for."""
+    reads = {"stats": "", "show": "which", "export": "which export", "copy": "which", "import": "import"}[args.do].split()
+    return [
+        action.option_strings[-1]
+        for group in parser._action_groups
+        for action in group._group_actions
+        if action.option_strings
+        and action.dest != "help"
+        and getattr(args, action.dest) != action.default
+        and ((group.title or "").split()[0] not in reads or (args.do == "copy" and action.dest == "id"))
+    ]
 
 
 def _choice(args: Any) -> Any:

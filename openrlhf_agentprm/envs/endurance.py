@@ -66,7 +66,7 @@ def check_another_interpreter_plays_the_same(s: Subject) -> str | None:
     """One with another hash seed: what is drawn from a set's order, or from `hash`, is another episode there."""
     try:
         pickle.dumps(s.make)
-    except Exception:
+    except (pickle.PicklingError, TypeError, AttributeError):
         return "what builds it cannot be sent to another process"
     before = os.environ.get("PYTHONHASHSEED")
     os.environ["PYTHONHASHSEED"] = "20857"
@@ -171,6 +171,6 @@ def check_a_closed_one_disturbs_no_other(s: Subject) -> str | None:
         s.step(other, actions[0] if actions else "look")
     except AssertionError as error:
         assert "did not return" not in str(error), f"behind close(): {brief(str(error))}"
-    except Exception:
-        return None  # refused, as it may be
+    except Exception as error:  # refused, as it may be
+        return Told(f"a closed one that is stepped raises {type(error).__name__}")
     return None

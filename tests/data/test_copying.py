@@ -110,3 +110,6 @@ def test_the_command_copies_and_counts(stores, tmp_path):
     count = len(EpisodeStore(tmp_path / "won"))
     assert f"{count} episodes of 7 tasks" in stats and f"success {count}" in stats
     assert here("episodes", "stats", one, tmp_path / "x").returncode == 2
+    unread = here("episodes", "copy", one, tmp_path / "y", "--id", "ab", "--format", "messages")
+    assert unread.returncode == 2 and "copy does not read --id" in unread.stderr and "copy does not read --format" in unread.stderr
+    assert "stats does not read --status" in here("episodes", "stats", one, "--status", "success").stderr and not (tmp_path / "y").exists()
