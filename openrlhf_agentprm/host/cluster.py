@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import socket
@@ -41,6 +42,11 @@ def gpus_needed(args: Any) -> int:
     return total + (size(args.critic) if critic else 0) + reward + prm
 
 
+def cpus_of_pools(args: Any) -> float:
+    """CPUs that the environments' pools will ask Ray for."""
+    return (args.vllm.num_engines or 0) * args.env.num_pools * (args.env.num_cpus or 0)
+
+
 def start_ray(args: Any, settings: dict[str, Any]) -> None:
     """Connect to Ray (or start it here), with our hook in every worker; a machine without CUDA gets logical GPUs.
 
@@ -50,13 +56,19 @@ def start_ray(args: Any, settings: dict[str, Any]) -> None:
     import ray
 
     wanted = gpus_needed(args)
-    join_or_start(_runtime_env(settings), gpus=wanted, cpus=2 * wanted + 4)
+    join_or_start(_runtime_env(settings), gpus=wanted, cpus=2 * wanted + 4 + math.ceil(cpus_of_pools(args)))
     there = int(ray.cluster_resources().get("GPU", 0))
     if wanted > there:
         ray.shutdown()
         raise UserError(
             f"the run asks for {wanted} GPUs (actor, reference, critic, PRM and vLLM engines as their flags say), but Ray has {there}; "
             "use fewer, colocate (--train.colocate_all), or add nodes"
+        )
+    if (pools := cpus_of_pools(args)) > (cpus := ray.cluster_resources().get("CPU", 0)):
+        ray.shutdown()
+        raise UserError(
+            f"the environments' pools ask for {pools:g} CPUs (--vllm.num_engines x --env.num_pools x --env.num_cpus), but Ray has {cpus:g}; "
+            "ask for fewer, or add nodes"
         )
     _await_free_gpus(wanted)
     _prove_active_in_ray()

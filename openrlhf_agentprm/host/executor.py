@@ -1,16 +1,14 @@
 """Our agent executor inside the host's rollout actors: registered environments, played token-exactly.
 
 The host loads this file as `--train.agent_func_path` and builds `AgentExecutor` without arguments; the driver's settings arrive in an
-environment variable of the job. Environments run in a pool of processes owned by the rollout actor.
+environment variable of the job. Environments run in a pool of processes owned by the rollout actor, or in pools that Ray places.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,10 +17,11 @@ from openrlhf.utils.agent import AgentExecutorBase
 
 from openrlhf_agentprm.data.episode import Status
 from openrlhf_agentprm.host.determinism import TurnSeeds
+from openrlhf_agentprm.host.env_pools import AsyncPool, RayPools
 from openrlhf_agentprm.host.turn_limits import rollout_settings
 from openrlhf_agentprm.rollout.builder import Assignment, EpisodeBuilder
 from openrlhf_agentprm.rollout.config import EnvConfig
-from openrlhf_agentprm.rollout.pool import EnvPool, Reply
+from openrlhf_agentprm.rollout.pool import Reply
 
 logger = logging.getLogger(__name__)
 _STATUS_OF = {"error": Status.ENV_ERROR, "died": Status.ENV_ERROR, "timeout": Status.TIMEOUT}
@@ -36,7 +35,7 @@ class AgentExecutor(AgentExecutorBase):
         self.config = EnvConfig(**{**settings["env"], "stop_token_ids": tuple(settings["env"].get("stop_token_ids", ()))})
         self.policy = settings["policy"]
         self.chat = self.config.chat(self.policy)
-        self.workers = AsyncPool(self.config.pool())
+        self.workers = RayPools(self.config) if self.config.num_cpus else AsyncPool(self.config.pool())
         self.seeds = TurnSeeds()
 
     async def execute(
@@ -148,77 +147,6 @@ class AgentExecutor(AgentExecutorBase):
 def _tell_once(error: str) -> None:
     """The first of every kind of breakage, in the rollout actor's log."""
     logger.warning("an episode broke: %s", error)
-
-
-class AsyncPool:
-    """An `EnvPool` for coroutines: a thread waits for the workers and wakes the coroutine that asked."""
-
-    def __init__(self, pool: EnvPool) -> None:
-        self._pool = pool
-        self.graded = bool(pool.description["graded"])
-        self._lock = threading.Lock()
-        self._asked = threading.Event()
-        self._futures: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Reply]]] = {}
-        self._idle: asyncio.Queue[int] | None = None
-        threading.Thread(target=self._watch, daemon=True, name="environments").start()
-
-    def worker(self) -> _Borrowed:
-        """An idle worker, for the length of an `async with`."""
-        if self._idle is None:  # made inside the loop that uses it
-            self._idle = asyncio.Queue()
-            for index in range(len(self._pool)):
-                self._idle.put_nowait(index)
-        return _Borrowed(self._idle)
-
-    async def ask(self, worker: int, request: dict[str, Any]) -> Reply:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
-        with self._lock:
-            self._pool.send(worker, request)
-            self._futures[worker] = (loop, future)
-        self._asked.set()
-        return await future
-
-    def _watch(self) -> None:
-        while True:
-            self._asked.wait()
-            self._asked.clear()
-            while self._futures:
-                for worker, answer in self._poll():
-                    with self._lock:
-                        waiting = self._futures.pop(worker, None)
-                    if waiting is not None:
-                        loop, future = waiting
-                        loop.call_soon_threadsafe(_settle, future, answer)
-
-    def _poll(self) -> list[tuple[int, Reply | Exception]]:
-        """What has come, by worker. Where the pool itself breaks, its requests stay out: every waiting episode fails by its error, and the run."""
-        try:
-            return [(reply.worker, reply) for reply in self._pool.poll(0.002)]
-        except Exception as error:
-            with self._lock:
-                return [(worker, error) for worker in self._futures]
-
-
-class _Borrowed:
-    def __init__(self, idle: asyncio.Queue[int]) -> None:
-        self._idle = idle
-
-    async def __aenter__(self) -> int:
-        self._worker = await self._idle.get()
-        return self._worker
-
-    async def __aexit__(self, *_: object) -> None:
-        self._idle.put_nowait(self._worker)
-
-
-def _settle(future: asyncio.Future[Reply], answer: Reply | Exception) -> None:
-    if future.done():
-        return
-    if isinstance(answer, Exception):
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)
 
 
 def _broke(builder: EpisodeBuilder, reply: Reply) -> bool:

@@ -26,6 +26,7 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append("no environment: give --env.name, or --train.agent_func_path with an agent of your own")
     if args.env.name and args.train.agent_func_path:
         found.append("--env.name brings its own executor; leave out --train.agent_func_path, or play your agent without --env.name")
+    found += _placement_problems(args.env)
     if args.prm.model_name_or_path and args.ds.ring_attn_size > 1:
         found.append("a PRM cannot be sharded by --ds.ring_attn_size yet")
     if getattr(args.data, "max_images_per_prompt", 0):
@@ -47,6 +48,18 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found += _colocation_problems(args) + _prm_problems(args, ours)
     found += _prover_problems(args)
     return found + _critic_problems(args)
+
+
+def _placement_problems(env: Any) -> list[str]:
+    """Pools of environments that nobody would place, or that would be empty."""
+    found = []
+    if env.num_pools > 1 and not env.num_cpus:
+        found.append("--env.num_pools divides what Ray places; give --env.num_cpus, the CPUs of each pool")
+    if env.num_cpus and not env.name:
+        found.append("--env.num_cpus places the environments of --env.name; an agent of your own has none that could be placed")
+    if env.num_pools > env.num_workers:
+        found.append(f"--env.num_pools {env.num_pools} is more than --env.num_workers {env.num_workers}: some pools would be empty")
+    return found
 
 
 def _sees(path: str | None) -> bool:

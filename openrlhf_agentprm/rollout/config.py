@@ -52,6 +52,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def cpus(text: str) -> float:
+    """argparse type: CPUs to reserve; Ray takes shares of one."""
+    value = float(text)
+    if not 0 < value <= 1e4:
+        raise argparse.ArgumentTypeError("more than 0 is allowed, and at most 10000")
+    return value
+
+
 @dataclass(frozen=True)
 class EnvConfig:
     """Which environment is played, how long, and how its text becomes tokens."""
@@ -65,6 +73,8 @@ class EnvConfig:
     max_tokens_per_turn: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     num_workers: int = 32
+    num_cpus: float | None = None
+    num_pools: int = 1
     reset_timeout: float = 60.0
     step_timeout: float = 30.0
     max_retries: int = 2
@@ -167,6 +177,18 @@ def add_env_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> 
     add("--env.max_turns", type=positive_int, default=default.max_turns, help="step limit of an episode; reaching it is `truncated`")
     add("--env.max_tokens_per_turn", type=positive_int, default=None, help="cap of tokens for one action (what the context leaves)")
     add_play_flags(group)
+
+
+def add_placement_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the `--env.*` flags of a run on a cluster: where environments are."""
+    group = parser.add_argument_group("environments on a cluster")
+    group.add_argument(
+        "--env.num_cpus",
+        type=cpus,
+        default=None,
+        help="CPUs that Ray reserves for a pool of environments, on nodes without GPUs first (not given: they run in each engine's process)",
+    )
+    group.add_argument("--env.num_pools", type=positive_int, default=1, help="pools of each engine, which share its --env.num_workers")
 
 
 def add_play_flags(group: argparse._ArgumentGroup) -> None:

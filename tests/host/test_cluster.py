@@ -71,8 +71,9 @@ def places(address):
 def test_a_run_over_nodes_that_share_no_files(nodes, cluster, tiny, prm, tmp_path):
     out = tmp_path / "out"
     address = cluster(nodes, out)
+    placed = ["--env.num_cpus", 2, "--env.num_pools", 2] if nodes == 4 else []
     found, _ = ppo(
-        *GAME, "--env.num_tasks", 16, "--env.eval_tasks", 4, "--eval.steps", 2, "--actor.model_name_or_path", tiny,
+        *GAME, *placed, "--env.num_tasks", 16, "--env.eval_tasks", 4, "--eval.steps", 2, "--actor.model_name_or_path", tiny,
         "--critic.model_name_or_path", tiny, "--prm.model_name_or_path", prm, "--algo.advantage.estimator", "turn_gae",
         "--algo.advantage.process_reward", "progress",
         "--algo.kl.init_coef", 0, "--ckpt.output_dir", out, "--ckpt.path", out / "state", env={**os.environ, "RAY_ADDRESS": address},
@@ -83,6 +84,7 @@ def test_a_run_over_nodes_that_share_no_files(nodes, cluster, tiny, prm, tmp_pat
     used = set().union(*(where[part] for part in PARTS))
     assert len(used) == nodes and head not in used
     if nodes == 4:  # of two, Ray chooses who shares one
-        assert where["PRMModelActor"] != where["RolloutRayActor"], "the PRM on one node, the engine and its environments on another"
+        assert where["PRMModelActor"] != where["RolloutRayActor"], "the PRM on one node, the engine on another"
+        assert len(where["_PoolHost"]) == 2 and not where["_PoolHost"] & (where["RolloutRayActor"] | {head}), "environments on others"
     assert head not in where["PPOTrainer"], "its prompts came with it"
     assert (out / "agentprm/prompts.jsonl").is_file() and not (out / "config.json").exists(), "the policy is on its node"

@@ -231,9 +231,25 @@ def test_every_mistake_is_told_at_once_and_before_anything_starts(tiny, prm, tmp
     ):
         assert text in unknown.stderr
     more = ["--algo.advantage.estimator", "turn_gae", "--algo.advantage.values", "prm", "--algo.advantage.process_reward", "progress"]
-    twice = module("train_ppo_ray", *flags, *more, "--prm.model_name_or_path", tiny, "--train.agent_func_path", "mine.py", check=False)
+    twice = module(
+        "train_ppo_ray",
+        *flags,
+        *more,
+        "--prm.model_name_or_path",
+        tiny,
+        "--train.agent_func_path",
+        "mine.py",
+        "--env.num_pools",
+        2,
+        check=False,
+    )
     assert twice.returncode == 2 and "Traceback" not in twice.stderr
-    for text in ("count progress twice", "is a Qwen3ForCausalLM, not a process reward model", "--env.name brings its own executor"):
+    for text in (
+        "count progress twice",
+        "is a Qwen3ForCausalLM, not a process reward model",
+        "--env.name brings its own executor",
+        "give --env.num_cpus",
+    ):
         assert text in twice.stderr
     crowded = [
         "--algo.advantage.estimator",
