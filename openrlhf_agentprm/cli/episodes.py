@@ -102,10 +102,12 @@ def _stats(store: Any, args: Any) -> None:
     import pyarrow.compute as pc
 
     from ..data.episode import Status
+    from ..envs.mixture import part_of
 
     statuses: Counter[str] = Counter()
     turns = tokens = longest = ended = 0
-    outcome, tasks, who = 0.0, set(), set()
+    outcome, tasks = 0.0, set()
+    who: set[tuple[str, str, str]] = set()
     for batch in store.batches(["env", "split", "task_id", "status", "outcome", "policy", "turns", "token_ids"]):
         columns = {name: batch.column(name).to_pylist() for name in ("env", "split", "task_id", "status", "outcome", "policy")}
         statuses.update(columns["status"])
@@ -113,7 +115,8 @@ def _stats(store: Any, args: Any) -> None:
         lengths = pc.list_value_length(batch.column("token_ids"))
         tokens, longest = tokens + (pc.sum(lengths).as_py() or 0), max(longest, pc.max(lengths).as_py() or 0)
         tasks.update(columns["task_id"])
-        who.update(zip(columns["env"], columns["split"], columns["policy"], strict=True))
+        envs = [part_of(env, task) for env, task in zip(columns["env"], columns["task_id"], strict=True)]
+        who.update(zip(envs, columns["split"], columns["policy"], strict=True))
         outcomes = [o for o, s in zip(columns["outcome"], columns["status"], strict=True) if Status(s).has_outcome]
         ended, outcome = ended + len(outcomes), outcome + sum(outcomes)
     if not (count := sum(statuses.values())):

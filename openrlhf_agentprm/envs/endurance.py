@@ -143,7 +143,9 @@ def _resident() -> int:
 def check_reset_and_step_take(s: Subject) -> str | None:
     """Median times, of up to 20 resets and their first steps."""
     env, task = s.new(), s.tasks()[0]
-    resets, steps, began = [], [], time.monotonic()
+    resets: list[float] = []
+    steps: list[float] = []
+    began = time.monotonic()
     while len(resets) < 20 and (not resets or time.monotonic() - began < 5):
         started = time.perf_counter()
         s.reset(env, task)

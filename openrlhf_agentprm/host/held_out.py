@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from .samples import BROKEN
+from .turn_batches import turn_batch
 from .watcher import drifts, of_episodes, scores_by_name
 
 
@@ -17,8 +18,6 @@ def evaluation(args: Any, group: Any, samples: Sequence[Any]) -> dict[str, float
     """What held-out episodes tell, scored by the PRM's workers, under the names of the evaluation's logs; empty where nothing is watched."""
     if not args.prm.monitor_every or group is None or not samples or samples[0].turn_numbers is None:
         return {}
-    from .experience import turn_batch
-
     samples = [s for s in samples if not bool(torch.isin(s.ending, BROKEN).any()) and bool((s.turn_numbers > 0).any())]
     if not samples:
         return {}

@@ -116,7 +116,7 @@ def episodes_of(args: Any, samples_list: Sequence[Any], rollout: int = 0) -> lis
     Placeholders of broken environments and overflows of the context have none. The outcome is the environment's, clipped as for advantages and
     without the host's length penalties. Samples of one prompt are of one task.
     """
-    found = []
+    found: list[Episode] = []
     for samples in samples_list:
         for row, spans in enumerate(spans_from_turn_numbers(samples.turn_numbers)):
             ending = Ending(int(samples.ending[row]))

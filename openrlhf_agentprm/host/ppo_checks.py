@@ -66,7 +66,7 @@ def _sees(path: str | None) -> bool:
     """Whether the host would take the model for a vision-language one."""
     from ..prm.vocabulary import read_config
 
-    return bool(path) and Path(path).is_dir() and hasattr(read_config(path), "vision_config")
+    return path is not None and path != "" and Path(path).is_dir() and hasattr(read_config(path), "vision_config")
 
 
 def _packing_problems(args: Any) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import write_whole
+from ..envs.mixture import part_of
 from ..rollout.config import EnvConfig, check_context
 
 
@@ -55,7 +56,6 @@ def place(args: Any) -> None:
 
 
 def _lines(env: str, split: str, tasks: list[str]) -> str:
-    rows = [
-        {"input": f"{env}:{task}", "label": json.dumps({"task_id": task, "split": split, "seed": 0}), "datasource": env} for task in tasks
-    ]
+    label = {"split": split, "seed": 0}
+    rows = [{"input": f"{env}:{task}", "label": json.dumps({"task_id": task, **label}), "datasource": part_of(env, task)} for task in tasks]
     return "".join(json.dumps(row) + "\n" for row in rows)

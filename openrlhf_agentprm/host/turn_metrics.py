@@ -32,6 +32,27 @@ def turn_metrics(batch: TurnBatch, ending_B: torch.Tensor) -> dict[str, float]:
     return found
 
 
+def part_metrics(batch: TurnBatch, ending_B: torch.Tensor, parts: Sequence[str]) -> dict[str, float]:
+    """Of a mixture, by part: episodes that came to an end, and their mean outcome, turns and share of valid actions.
+
+    Args:
+        parts: whose task each episode is.
+    """
+    assert batch.outcome_B is not None and batch.valid_BK is not None
+    valid_B = ~torch.isin(ending_B, BROKEN)
+    turns_B, valid_actions_B = batch.mask_BK.sum(1).float(), (batch.valid_BK & batch.mask_BK).sum(1)
+    found = {}
+    for part in sorted(set(parts)):
+        of_part_B = valid_B & torch.tensor([name == part for name in parts])
+        found[f"env/{part}/episodes"] = float(of_part_B.sum())
+        if bool(of_part_B.any()):
+            turns = float(turns_B[of_part_B].sum())
+            found[f"env/{part}/outcome_mean"] = float(batch.outcome_B[of_part_B].mean())
+            found[f"env/{part}/turns"] = turns / found[f"env/{part}/episodes"]
+            found[f"env/{part}/valid_actions"] = float(valid_actions_B[of_part_B].sum()) / max(1.0, turns)
+    return found
+
+
 def _score_metrics(batch: TurnBatch, valid_B: torch.Tensor) -> dict[str, float]:
     q_BK, mask_BK = batch.q_BK, batch.mask_BK
     assert q_BK is not None and batch.v_BK is not None and batch.outcome_B is not None

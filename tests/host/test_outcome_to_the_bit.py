@@ -22,6 +22,7 @@ def arguments(estimator, **advantage):
     )  # fmt: skip
     return SimpleNamespace(
         algo=SimpleNamespace(advantage=SimpleNamespace(**a | advantage), kl=SimpleNamespace(use_loss=False)),
+        env=SimpleNamespace(name=None),
         reward=SimpleNamespace(clip_range=None, overlong_buffer_len=None, stop_properly_penalty_coef=None),
         rollout=SimpleNamespace(n_samples_per_prompt=SAMPLES, max_new_tokens=64),
         critic=SimpleNamespace(model_name_or_path=None),
@@ -148,7 +149,7 @@ def test_micro_batches_and_their_order_change_nothing(host, options):
 
 def test_a_new_state_is_paid_where_the_host_makes_the_batch(host):
     """Two samples of a prompt, by the tokens that they observe: 7 then 8, and 7 then 9."""
-    from openrlhf_agentprm.host.experience import turn_batch
+    from openrlhf_agentprm.host.turn_batches import turn_batch
 
     (one,) = experiences(host, [0, 1], 2, 60)
     one.turn_numbers = torch.tensor([[0, 1, 0, 2, 0, 3], [0, 1, 0, 2, 0, 3]])

@@ -15,14 +15,23 @@ GAME = ["--env.name", "thirdparty_count", "--env.max_turns", 3, "--env.max_token
 GAME += ["--algo.kl.init_coef", 0]  # no reference
 
 
-def test_prime_pays_single_tokens_by_an_implicit_prm(tiny, implicit_prm, tmp_path):
+def test_prime_pays_single_tokens_by_an_implicit_prm_in_a_mixture_of_environments(tiny, implicit_prm, tmp_path):
+    parts = [{"env": "thirdparty_count", "weight": 3}, {"env": "thirdparty_patient", "name": "short", "max_turns": 1}]
     found, _ = ppo(
-        *GAME, "--env.num_tasks", 16, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", implicit_prm, "--prm.param_dtype", "fp32",
+        *GAME, "--env.name", "mixture", "--env.args", json.dumps({"parts": parts}), "--env.num_tasks", 16,
+        "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", implicit_prm, "--prm.param_dtype", "fp32",
         "--algo.advantage.estimator", "implicit", "--algo.advantage.process_weight", 2.0, "--ckpt.output_dir", tmp_path / "out",
     )  # fmt: skip
     assert len(found) == 2
     for status in found.values():
         assert math.isfinite(status["policy_loss"]) and status["process/reward_mean"] != 0 and "critic_loss" not in status
+        longest = {"thirdparty_count": 3, "short": 1}
+        assert sum(status[f"env/{part}/episodes"] for part in longest) == 16
+        assert all(0 < status.get(f"env/{part}/turns", 1) <= most for part, most in longest.items())
+        by_part = sum(status[f"env/{part}/episodes"] * status.get(f"env/{part}/outcome_mean", 0) for part in longest)
+        assert by_part / 16 == pytest.approx(status["turns/outcome_mean"])
+    tasks = [json.loads(line)["datasource"] for line in (tmp_path / "out/agentprm/prompts.jsonl").read_text().splitlines()]
+    assert Counter(tasks) == {"thirdparty_count": 12, "short": 4}
     # a turn's reward is the sum of its tokens', and Q is σ of the sum of turns': all through one worker, so the two agree in sign
     assert abs(found[1]["process/reward_mean"]) < 5
 

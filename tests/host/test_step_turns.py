@@ -8,8 +8,8 @@ import torch
 from openrlhf_agentprm.core.advantages import turn_gae
 from openrlhf_agentprm.core.estimators.gae import turn_gae as estimator
 from openrlhf_agentprm.host import samples
-from openrlhf_agentprm.host.experience import turn_batch
 from openrlhf_agentprm.host.ppo_checks import step_delimiters, unread_delimiters
+from openrlhf_agentprm.host.turn_batches import turn_batch
 from openrlhf_agentprm.prm.record import Record
 
 D = ((0,), (1, 2))

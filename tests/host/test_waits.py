@@ -7,7 +7,7 @@ import ray
 
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.host import cluster
-from openrlhf_agentprm.host.executor import AsyncPool
+from openrlhf_agentprm.host.env_pools import AsyncPool
 from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
 
 

@@ -12,7 +12,7 @@ from openrlhf_agentprm.core.estimators.gae import turn_gae
 from openrlhf_agentprm.host.advantage_flags import estimator_options, mute
 from openrlhf_agentprm.host.held_out import prompts_of
 from openrlhf_agentprm.host.samples import Ending
-from openrlhf_agentprm.host.turn_metrics import entropy_metric
+from openrlhf_agentprm.host.turn_metrics import entropy_metric, part_metrics
 from openrlhf_agentprm.host.watcher import FILE, Watcher, paid
 
 
@@ -77,6 +77,18 @@ def test_entropy_is_the_mean_of_what_was_sampled_over_action_tokens_alone():
     ]
     assert entropy_metric(parts) == {"turns/entropy": 3.0}
     assert entropy_metric([SimpleNamespace(action_log_probs=torch.zeros(1, 2), action_mask=torch.zeros(1, 2))]) == {}
+
+
+def test_parts_of_a_mixture_are_counted_by_themselves_without_their_broken_episodes():
+    mask_BK = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
+    valid_BK = torch.tensor([[True, False], [True, True], [True, True], [False, False]])
+    batch = SimpleNamespace(outcome_B=torch.tensor([1.0, 0.5, 0.0, 9.0]), mask_BK=mask_BK, valid_BK=valid_BK)
+    ending_B = torch.tensor([Ending.SUCCESS, Ending.SUCCESS, Ending.TRUNCATED, Ending.TIMEOUT])
+    found = part_metrics(batch, ending_B, ["a", "b", "a", "c"])
+    assert found == {
+        "env/a/episodes": 2, "env/a/outcome_mean": 0.5, "env/a/turns": 2, "env/a/valid_actions": 0.75,
+        "env/b/episodes": 1, "env/b/outcome_mean": 0.5, "env/b/turns": 1, "env/b/valid_actions": 1, "env/c/episodes": 0,
+    }  # fmt: skip
 
 
 def test_held_out_evaluations_ring_by_themselves(tmp_path):
