@@ -14,6 +14,7 @@ from ..agents.parsing import ACTION_FORMATS
 from ..core.errors import UserError
 from .builder import Limits
 from .digest import text_digest
+from .nursery import Provision
 from .pool import EnvPool, Timeouts
 
 
@@ -46,17 +47,22 @@ def _at_least(least: int, value: int) -> int:
 
 def seconds(text: str) -> float:
     """argparse type: a time limit; the operating system takes no wait of more than some weeks."""
-    value = float(text)
-    if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError("more than 0 is allowed, and at most 1000000")
-    return value
+    return _above_0(float(text), 1_000_000)
 
 
 def cpus(text: str) -> float:
     """argparse type: CPUs to reserve; Ray takes shares of one."""
-    value = float(text)
-    if not 0 < value <= 1e4:
-        raise argparse.ArgumentTypeError("more than 0 is allowed, and at most 10000")
+    return _above_0(float(text), 10_000)
+
+
+def gibibytes(text: str) -> float:
+    """argparse type: an amount of memory."""
+    return _above_0(float(text), 100_000)
+
+
+def _above_0(value: float, most: int) -> float:
+    if not 0 < value <= most:
+        raise argparse.ArgumentTypeError(f"more than 0 is allowed, and at most {most}")
     return value
 
 
@@ -73,6 +79,8 @@ class EnvConfig:
     max_tokens_per_turn: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     num_workers: int = 32
+    num_spares: int = 0
+    max_memory: float | None = None
     num_cpus: float | None = None
     num_pools: int = 1
     reset_timeout: float = 60.0
@@ -91,7 +99,9 @@ class EnvConfig:
         return cls(**values)
 
     def pool(self, size: int | None = None) -> EnvPool:
-        return EnvPool(self.name, self.args, size or self.num_workers, Timeouts(self.reset_timeout, self.step_timeout))
+        """So many workers (`--env.num_workers`); one alone, which only looks, has no spares."""
+        provision = Provision(self.max_memory, 0 if size == 1 else self.num_spares)
+        return EnvPool(self.name, self.args, size or self.num_workers, Timeouts(self.reset_timeout, self.step_timeout), provision)
 
     def chat(self, tokenizer_path: str) -> ChatFormat:
         system_prompt = ""
@@ -203,6 +213,13 @@ def add_play_flags(group: argparse._ArgumentGroup) -> None:
         help="tokens that end an action, besides the template's end of turn",
     )
     add("--env.num_workers", type=positive_int, default=default.num_workers, help="environment processes: episodes played at once")
+    add(
+        "--env.num_spares",
+        type=non_negative_int,
+        default=default.num_spares,
+        help="further processes with a built environment, which take the place of those that hang or die",
+    )
+    add("--env.max_memory", type=gibibytes, default=None, help="GiB of data that an environment's process may have (any)")
     add("--env.reset_timeout", type=seconds, default=default.reset_timeout, help="seconds that a reset may take")
     add("--env.step_timeout", type=seconds, default=default.step_timeout, help="seconds that a step may take")
     add("--env.max_retries", type=non_negative_int, default=default.max_retries, help="times that a broken episode is played again")

@@ -12,16 +12,15 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.errors import UserError
+from .nursery import Nursery, Provision
 
-_OWN_LIMIT = 120.0  # seconds for our own part: starting Python, forking
+_LONGEST = 1 << 28  # bytes of one answer: what sends more without an end to its line fills our memory
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Reply:
     user_error: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     pid: int
     connection: socket.socket
@@ -61,12 +60,15 @@ class EnvPool:
         kwargs: its arguments.
         size: number of workers.
         timeouts: limits for a reset (and whatever plays whole episodes) and for a step.
+        provision: limits of memory, and spare workers.
 
     Raises:
         UserError: the environment cannot be built, or not within the limit of a reset; told at once, not by a thousand failing episodes.
     """
 
-    def __init__(self, name: str, kwargs: dict[str, Any], size: int, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self, name: str, kwargs: dict[str, Any], size: int, timeouts: Timeouts | None = None, provision: Provision | None = None
+    ) -> None:
         if size < 1:
             raise UserError(f"an environment pool needs at least 1 worker, not {size}")
         self.name = name
@@ -75,13 +77,15 @@ class EnvPool:
         self.counts = {"restarts": 0, "error": 0, "timeout": 0, "died": 0}
         self._lock = threading.RLock()  # whoever sends and whoever polls may both have to replace a worker
         self._selector = selectors.DefaultSelector()
-        self._zygote: subprocess.Popen[bytes] | None = None
         self._workers: list[_Worker] = []
+        self._spares: list[_Worker] = []  # those whose `deadline` is None have a built environment
+        self._provision = provision or Provision()
+        self._nursery = Nursery(name, kwargs, self.timeouts.reset, self._provision.max_memory)
         with contextlib.ExitStack() as unless_started:
             unless_started.callback(self.close)
-            self._start_zygote()
             for index in range(size):
                 self._workers.append(self._spawn(index))
+            self._warm_spares()
             self.description: dict[str, Any] = self.call(0, {"do": "describe"})
             unless_started.pop_all()
 
@@ -114,7 +118,10 @@ class EnvPool:
                 wait = min(wait, started + timeout - now)
             ready = self._selector.select(max(0.0, wait))
             with self._lock:
-                replies = [self._read(key.data) for key, _ in ready]
+                for key, _ in ready:
+                    if key.data in self._spares:
+                        self._read_spare(key.data)
+                replies = [self._read(key.data) for key, _ in ready if not isinstance(key.data, _Worker)]
                 found = [reply for reply in replies if reply is not None] + self._expired()
             if found or (timeout is not None and time.monotonic() - started >= timeout):
                 return found
@@ -142,91 +149,17 @@ class EnvPool:
 
     def close(self) -> None:
         """End every process."""
-        for w in self._workers:
+        for w in self._workers + self._spares:
             w.connection.close()
-        self._end_zygote()
+        self._nursery.close()
         self._selector.close()
-        self._workers = []
+        self._workers, self._spares = [], []
 
     def __enter__(self) -> EnvPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _start_zygote(self) -> None:
-        self._control, theirs = socket.socketpair()
-        command = [
-            sys.executable,
-            "-m",
-            "openrlhf_agentprm.rollout.zygote",
-            str(theirs.fileno()),
-            self.name,
-            json.dumps(self.kwargs),
-            str(self.timeouts.reset + 5),  # ours comes first, and says more
-        ]
-        self._zygote = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
-        theirs.close()
-        self._answers = self._control.makefile("rb")
-        self._await_build()
-
-    def _end_zygote(self) -> None:
-        if self._zygote is None:
-            return
-        self._control.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._zygote.pid, signal.SIGKILL)
-        self._zygote.wait()
-        self._zygote = None
-
-    def _await_build(self) -> None:
-        """Until the zygote has the environment's package, so that what hangs there is told instead of waited for."""
-        limit = self.timeouts.reset
-        self._zygotes_answer(_OWN_LIMIT)
-        try:
-            self._zygotes_answer(limit)
-        except TimeoutError:
-            raise UserError(
-                f"environment {self.name!r} was not built within {limit:g} s (--env.reset_timeout): importing it or its constructor hangs; "
-                "if they only need longer, raise the limit"
-            ) from None
-        except RuntimeError:
-            raise UserError(f"environment {self.name!r} ended its process while it was being built; its messages are above") from None
-
-    def _zygotes_answer(self, limit: float) -> bytes:
-        """The next line of the process that workers are forked from.
-
-        Raises:
-            TimeoutError: none came within `limit` seconds.
-            RuntimeError: the process has died.
-        """
-        self._control.settimeout(limit)
-        try:
-            line = self._answers.readline()
-        except TimeoutError:
-            raise TimeoutError(f"the process that environment workers are forked from did not answer within {limit:g} s") from None
-        except OSError:
-            line = b""
-        if not line:
-            raise RuntimeError("the process that environment workers are forked from has died; its messages are above")
-        return line
-
-    def _spawn(self, index: int) -> _Worker:
-        """A new worker; where the process that workers are forked from is dead or hangs, that one anew first, and with it go all workers."""
-        try:
-            return self._fork(index)
-        except (RuntimeError, TimeoutError):
-            self._end_zygote()
-            self._start_zygote()
-            return self._fork(index)
-
-    def _fork(self, index: int) -> _Worker:
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.suppress(OSError):  # a dead zygote shows by giving no answer
-            socket.send_fds(self._control, [b"w"], [theirs.fileno()])
-        line = self._zygotes_answer(_OWN_LIMIT)
-        self._selector.register(ours, selectors.EVENT_READ, index)
-        return _Worker(int(line), ours)
 
     def _replace(self, index: int) -> None:
         w = self._workers[index]
@@ -236,14 +169,54 @@ class EnvPool:
             self._selector.unregister(w.connection)
         w.connection.close()
         self.counts["restarts"] += 1
-        self._workers[index] = self._spawn(index)
+        self._workers[index] = self._take_spare(index) or self._spawn(index)
+        self._warm_spares()
+
+    def _spawn(self, index: int) -> _Worker:
+        worker = _Worker(*self._nursery.spawn())
+        self._selector.register(worker.connection, selectors.EVENT_READ, index)
+        return worker
+
+    # --- spares ---
+
+    def _warm_spares(self) -> None:
+        """Have new ones build their environment, which nobody waits for; those that take longer than a reset may are given up."""
+        for spare in [s for s in self._spares if s.deadline is not None and s.deadline <= time.monotonic()]:
+            self._drop_spare(spare)
+        while len(self._spares) < self._provision.spares:
+            spare = _Worker(*self._nursery.spawn(), deadline=time.monotonic() + self.timeouts.reset)
+            self._selector.register(spare.connection, selectors.EVENT_READ, spare)
+            self._spares.append(spare)
+            with contextlib.suppress(OSError):
+                spare.connection.sendall(b'{"do": "describe"}\n')
+
+    def _take_spare(self, index: int) -> _Worker | None:
+        spare = next((s for s in self._spares if s.deadline is None), None)
+        if spare is not None:
+            self._spares.remove(spare)
+            self._selector.modify(spare.connection, selectors.EVENT_READ, index)
+        return spare
+
+    def _read_spare(self, spare: _Worker) -> None:
+        """It has built its environment, or it is of no use."""
+        chunk = _received(spare.connection)
+        spare.buffer += chunk
+        if not chunk or (spare.buffer.endswith(b"\n") and not spare.buffer.startswith(b'{"ok"')):
+            self._drop_spare(spare)
+        elif spare.buffer.endswith(b"\n"):
+            spare.buffer.clear()
+            spare.deadline = None
+
+    def _drop_spare(self, spare: _Worker) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(spare.pid, signal.SIGKILL)
+        self._selector.unregister(spare.connection)
+        spare.connection.close()
+        self._spares.remove(spare)
 
     def _read(self, index: int) -> Reply | None:
         w = self._workers[index]
-        try:
-            chunk = w.connection.recv(1 << 20)
-        except ConnectionResetError:
-            chunk = b""
+        chunk = _received(w.connection)
         if not chunk and w.deadline is None:
             w.lost = True  # told at the next step
             self._selector.unregister(w.connection)
@@ -251,6 +224,8 @@ class EnvPool:
         if not chunk:
             return self._lost(index, "died", f"the environment's process ended during {w.what}")
         w.buffer += chunk
+        if len(w.buffer) > _LONGEST:
+            return self._lost(index, "died", f"the environment's process answered {w.what} by more than {_LONGEST >> 20} MiB")
         if not w.buffer.endswith(b"\n"):
             return None
         line = bytes(w.buffer)
@@ -280,3 +255,11 @@ class EnvPool:
         self.counts[kind] += 1
         self._replace(index)
         return Reply(index, kind, message=message)
+
+
+def _received(connection: socket.socket) -> bytes:
+    """What has come; nothing where the other side is gone."""
+    try:
+        return connection.recv(1 << 20)
+    except ConnectionResetError:
+        return b""

@@ -1,9 +1,9 @@
 """The process that environment workers are forked from: it has the environment's package imported and nothing else.
 
-    python -m openrlhf_agentprm.rollout.zygote FD NAME KWARGS_JSON SECONDS
+    python -m openrlhf_agentprm.rollout.zygote FD NAME KWARGS_JSON SECONDS GIB
 
 Over the socket FD it says "started" and, once it has built the environment (in at most SECONDS), "built". From then on it is sent one end
-of a fresh socket pair for each worker wanted, forks, and answers with the worker's process id.
+of a fresh socket pair for each worker wanted, forks, and answers with the worker's process id. A worker has at most GIB of data (0: any).
 When the socket closes, or the zygote dies in any way, the workers die as well.
 """
 
@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -37,7 +38,7 @@ def main() -> None:
             break
         pid = os.fork()
         if pid == 0:
-            _become_worker(control, name, kwargs, socket.socket(fileno=fds[0]))
+            _become_worker(control, name, kwargs, socket.socket(fileno=fds[0]), float(sys.argv[5]))
         os.close(fds[0])
         control.sendall(f"{pid}\n".encode())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -52,7 +53,10 @@ def _preload(name: str, kwargs: dict[str, object], limit: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _become_worker(control: socket.socket, name: str, kwargs: dict[str, object], connection: socket.socket) -> None:
+def _become_worker(control: socket.socket, name: str, kwargs: dict[str, object], connection: socket.socket, max_memory: float) -> None:
+    if max_memory:
+        most = int(max_memory * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

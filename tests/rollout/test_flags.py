@@ -4,12 +4,13 @@ import pytest
 
 from openrlhf_agentprm.core.arguments import Parser, parse_nested
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.rollout.config import EnvConfig, add_env_flags
+from openrlhf_agentprm.rollout.config import EnvConfig, add_env_flags, add_placement_flags
 
 
 def parse(*arguments):
     parser = Parser()
     add_env_flags(parser)
+    add_placement_flags(parser)
     return EnvConfig.from_namespace(parse_nested(parser, ["--env.name", "e", *arguments]).env)
 
 
@@ -22,6 +23,10 @@ def parse(*arguments):
         ("num_tasks", ["0", "-1"], "1 or more is allowed"),
         ("max_retries", ["-1"], "0 or more is allowed"),
         ("first_task", ["-1"], "0 or more is allowed"),
+        ("num_spares", ["-1", "few"], "0 or more is allowed"),
+        ("max_memory", ["0", "-1", "nan", "1e6"], "more than 0 is allowed, and at most 100000"),
+        ("num_cpus", ["0", "-1", "inf"], "more than 0 is allowed, and at most 10000"),
+        ("num_pools", ["0"], "1 or more is allowed"),
         ("reset_timeout", ["0", "-1", "nan", "inf", "soon"], "more than 0 is allowed, and at most 1000000"),
         ("step_timeout", ["0", "-1", "nan", "inf", "1e9"], "more than 0 is allowed, and at most 1000000"),
     ],
@@ -31,7 +36,7 @@ def test_a_number_that_no_run_could_use(name, values, allowed):
         with pytest.raises(UserError) as caught:
             parse(f"--env.{name}", value)
         assert f"--env.{name} is '{value}'" in str(caught.value)
-        assert allowed in str(caught.value) or value in ("2.5", "many", "soon")
+        assert allowed in str(caught.value) or value in ("2.5", "many", "soon", "few")
 
 
 def test_the_least_numbers_that_are_allowed():

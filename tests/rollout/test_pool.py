@@ -12,6 +12,7 @@ import time
 import pytest
 
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.rollout.nursery import Nursery, Provision
 from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
 
 
@@ -193,11 +194,57 @@ def alive(pid):
         return file.read().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+def until(pool, holds):
+    """Have the pool read what comes, as it does while it is used, until something holds."""
+    deadline = time.monotonic() + 20
+    while not holds() and time.monotonic() < deadline:
+        ask(pool, 1, reset("train-1"))
+    assert holds()
+
+
+def test_a_spare_takes_the_place_of_a_worker_that_dies():
+    with EnvPool("thirdparty_count", {}, 2, Timeouts(20, 20), Provision(spares=2)) as pool:
+        ready = lambda: [s.pid for s in pool._spares if s.deadline is None]  # noqa: E731
+        until(pool, lambda: len(ready()) == 2)
+        first, second = ready()
+        os.kill(first, signal.SIGKILL)
+        until(pool, lambda: ready() == [second])
+        ask(pool, 0, reset("train-1"))
+        os.kill(pool._workers[0].pid, signal.SIGKILL)
+        assert ask(pool, 0, {"do": "step", "action": "up"}).kind == "died"
+        assert pool._workers[0].pid == second, "one that is alive, and has built its environment"
+        assert ask(pool, 0, reset("train-1")).value["observation"] == "at 0"
+        until(pool, lambda: len(ready()) == 2)
+        assert len({w.pid for w in pool._workers + pool._spares}) == 4
+        assert pool.counts == {"restarts": 1, "error": 0, "timeout": 0, "died": 1}
+
+
+def test_what_asks_for_more_memory_than_it_may_have_fails_alone():
+    with EnvPool("thirdparty_hungry", {}, 2, Timeouts(20, 20), Provision(max_memory=1.0)) as pool:
+        for worker in (0, 1):
+            ask(pool, worker, reset("train-1"))
+        failed = ask(pool, 0, {"do": "step", "action": "eat 2000"})
+        assert failed.kind == "error" and failed.message.startswith("MemoryError")
+        assert ask(pool, 1, {"do": "step", "action": "eat 100"}).kind == "ok", "the other goes on"
+        assert ask(pool, 0, reset("train-1")).kind == "ok"
+    with EnvPool("thirdparty_hungry", {}, 1) as pool:
+        ask(pool, 0, reset("train-1"))
+        assert ask(pool, 0, {"do": "step", "action": "eat 2000"}).kind == "ok", "without a limit"
+
+
+def test_an_answer_without_end_ends_its_process(monkeypatch):
+    with EnvPool("thirdparty_count", {}, 2) as pool:
+        monkeypatch.setattr("openrlhf_agentprm.rollout.pool._LONGEST", 1000)
+        found = ask(pool, 0, {"do": "tasks", "split": "train", "first": 0, "count": None})
+        assert found.kind == "died" and "answered tasks within 60 s by more than" in found.message
+        assert ask(pool, 0, reset("train-1")).kind == "ok"
+
+
 def test_closing_leaves_no_process():
-    pool = EnvPool("thirdparty_faulty", {}, 4, Timeouts(20, 0.5))
+    pool = EnvPool("thirdparty_faulty", {}, 4, Timeouts(20, 0.5), Provision(spares=1))
     ask(pool, 0, reset("train-20"))
     ask(pool, 0, {"do": "step", "action": "up"})
-    pids = [w.pid for w in pool._workers] + [pool._zygote.pid]
+    pids = [w.pid for w in pool._workers + pool._spares] + [pool._nursery.pid]
     pool.close()
     deadline = time.monotonic() + 5
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
@@ -207,7 +254,7 @@ def test_closing_leaves_no_process():
 
 def test_killing_the_process_that_workers_are_forked_from_costs_the_episodes_in_play_and_no_more(pool):
     ask(pool, 0, reset("train-1"))
-    pids, first = [w.pid for w in pool._workers], pool._zygote.pid
+    pids, first = [w.pid for w in pool._workers], pool._nursery.pid
     os.kill(first, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
@@ -215,29 +262,29 @@ def test_killing_the_process_that_workers_are_forked_from_costs_the_episodes_in_
     assert ask(pool, 0, {"do": "step", "action": "up"}).kind == "died"
     for worker in (0, 1):
         assert ask(pool, worker, reset("train-1")).value["observation"] == "at 0"
-    assert pool._zygote.pid != first
+    assert pool._nursery.pid != first
 
 
 def test_a_process_that_hangs_instead_of_forking_is_started_anew(pool, monkeypatch):
-    fork = EnvPool._fork
+    fork = Nursery._fork
 
-    def soon(self, index):
+    def soon(self):
         with monkeypatch.context() as patched:
-            patched.setattr("openrlhf_agentprm.rollout.pool._OWN_LIMIT", 5.0)
-            return fork(self, index)
+            patched.setattr("openrlhf_agentprm.rollout.nursery._OWN_LIMIT", 5.0)
+            return fork(self)
 
-    first = pool._zygote.pid
+    first = pool._nursery.pid
     os.kill(first, signal.SIGSTOP)
-    monkeypatch.setattr(EnvPool, "_fork", soon)
+    monkeypatch.setattr(Nursery, "_fork", soon)
     ask(pool, 0, reset("train-20"))
     assert ask(pool, 0, {"do": "step", "action": "up"}).kind == "died"
-    assert ask(pool, 0, reset("train-1")).kind == "ok" and pool._zygote.pid != first
+    assert ask(pool, 0, reset("train-1")).kind == "ok" and pool._nursery.pid != first
 
 
 def test_an_owner_killed_while_the_environment_is_built_leaves_no_process():
     code = (
-        "import time\nfrom openrlhf_agentprm.rollout.pool import EnvPool, Timeouts\n"
-        "EnvPool._await_build = lambda pool: (pool._answers.readline(), print(pool._zygote.pid, flush=True), time.sleep(60))\n"
+        "import time\nfrom openrlhf_agentprm.rollout.pool import EnvPool, Nursery, Timeouts\n"
+        "Nursery._await_build = lambda own: (own._answers.readline(), print(own.pid, flush=True), time.sleep(60))\n"
         "EnvPool('thirdparty_unbuildable', {'how': 'hang'}, 1, Timeouts(0.1, 1.0))\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -254,7 +301,7 @@ def test_an_owner_killed_while_the_environment_is_built_leaves_no_process():
 def test_killing_the_owner_leaves_no_process():
     code = (
         "import time\nfrom openrlhf_agentprm.rollout.pool import EnvPool\npool = EnvPool('thirdparty_count', {}, 3)\n"
-        "print(*[w.pid for w in pool._workers], pool._zygote.pid, flush=True)\ntime.sleep(60)\n"
+        "print(*[w.pid for w in pool._workers], pool._nursery.pid, flush=True)\ntime.sleep(60)\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pids = [int(p) for p in owner.stdout.readline().split()]

@@ -85,6 +85,15 @@ class Faulty(Count):
         return super().step(action)
 
 
+class Hungry(Count):
+    """`eat N` takes N MiB, and gives them back."""
+
+    def step(self, action):
+        if action.startswith("eat "):
+            bytearray(int(action.removeprefix("eat ")) << 20)
+        return super().step(action)
+
+
 class Unbuildable(Count):
     """Raises, hangs or exits while it is built."""
 
