@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import sys
 import time
 
@@ -82,6 +83,17 @@ class Faulty(Count):
     def step(self, action):
         if self.where == "step":
             break_by(self.fault())
+        return super().step(action)
+
+
+class Accidents(Count):
+    """Of a hundred tasks five raise in their first step, five hang, and one kills its process."""
+
+    def step(self, action):
+        number = int(self.task.rpartition("-")[2]) % 100
+        if number == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        break_by("raise" if number < 5 else "hang" if number < 10 else "")
         return super().step(action)
 
 

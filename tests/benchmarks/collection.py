@@ -1,0 +1,170 @@
+"""What a collection loses and costs: environments that break, a collector that is killed, and the store's own speed.
+
+    python tests/benchmarks/collection.py faulty [EPISODES]   5 % of them raise, 5 % hang, 1 % kill their process
+    python tests/benchmarks/collection.py kills [KILLS] [SEED] kill -9 of the collector at random moments
+    python tests/benchmarks/collection.py store [TURNS]        episodes written by one core, and a store of so many turns opened
+
+The first two are the real command with the tiny policy of the tests, by vLLM.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy
+import psutil
+
+TESTS = Path(__file__).parent.parent
+sys.path.insert(0, str(TESTS))
+_PLAY = ["--env.max_turns", 3, "--env.max_tokens_per_turn", 4, "--data.max_len", 128]
+
+
+def policy(folder):
+    from launching import module
+
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS / "plugins"), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]))
+    module("tiny_policy", "--env.name", "thirdparty_count", "--env.num_tasks", 20, "--tiny.layers", 2, "--tiny.output", folder / "tiny")
+    return folder / "tiny"
+
+
+def start(log, *flags):
+    line = [sys.executable, "-m", "openrlhf_agentprm.cli.collect", *map(str, flags)]
+    with log.open("a") as file:
+        return psutil.Popen(line, stdout=file, stderr=file, start_new_session=True)
+
+
+def faulty(folder, episodes=10_000):
+    """Every other episode is there, counts are exact, memory stays, no process is left."""
+    from openrlhf_agentprm.data.store import EpisodeStore
+
+    tasks = 500
+    flags = [
+        "--env.name", "thirdparty_accidents", "--env.num_tasks", tasks, *_PLAY, "--env.num_workers", 64, "--env.step_timeout", 2,
+        "--env.max_retries", 0, "--policy.model_name_or_path", policy(folder), "--collect.output", folder / "store",
+        "--collect.n_samples_per_task", episodes // tasks,
+    ]  # fmt: skip
+    began = time.monotonic()
+    run = start(folder / "log", *flags)
+    memory, zombies, family = [], 0, {}
+    while run.poll() is None:
+        done = len(EpisodeStore(folder / "store", allow_empty=True).ids()) if (folder / "store").is_dir() else 0
+        children = run.children(recursive=True)
+        family |= {child.pid: child for child in children}
+        zombies = max(zombies, sum(_status(child) == psutil.STATUS_ZOMBIE for child in children))
+        memory.append((done, _megabytes(run), sum(map(_megabytes, children))))
+        time.sleep(3)
+    seconds = time.monotonic() - began
+    assert run.returncode == 0, (folder / "log").read_text()[-3000:]
+    rows = list(EpisodeStore(folder / "store").rows(["episode_id", "task_id", "status"]))
+    wanted = {"env_error": 6 * episodes // 100, "timeout": 5 * episodes // 100}
+    found = {name: sum(row["status"] == name for row in rows) for name in wanted}
+    right = all((row["status"] in wanted) == (int(row["task_id"].rpartition("-")[2]) % 100 < 11) for row in rows)
+    early = next(m for m in memory if m[0] >= episodes // 4)
+    left = [p for p in family.values() if _status(p) not in (None, psutil.STATUS_ZOMBIE)]
+    ids = {row["episode_id"] for row in rows}
+    print(f"{len(rows)} episodes ({len(ids)} ids) in {seconds:.0f} s; {found}, wanted {wanted}; each by its task: {right}")
+    told = zip(("collector", "its children"), early[1:], memory[-1][1:], strict=True)
+    print(f"MB at {early[0]} episodes and at the end:", *(f"{who} {then:.0f} and {now:.0f};" for who, then, now in told))
+    print(f"at most {zombies} zombies at a look; processes left: {len(left)}")
+    print(json.loads((folder / "store/.collect.json").read_text()))
+
+
+def _status(process):
+    try:
+        return process.status()
+    except psutil.Error:
+        return None
+
+
+def _megabytes(process):
+    try:
+        return process.memory_info().rss / 2**20
+    except psutil.Error:
+        return 0.0
+
+
+def kills(folder, count=20, seed=0):
+    """The episodes of a run that was killed so often are those of one that was not."""
+    from openrlhf_agentprm.data.store import EpisodeStore
+
+    rng, model = random.Random(seed), policy(folder)
+    flags = [
+        "--env.name", "thirdparty_count", "--env.num_tasks", 500, *_PLAY, "--env.num_workers", 16, "--policy.model_name_or_path", model,
+        "--collect.n_samples_per_task", 2 * count, "--collect.shard_size", 64,
+    ]  # fmt: skip
+    ids_of = lambda name: [row["episode_id"] for row in EpisodeStore(folder / name).rows(["episode_id"])]  # noqa: E731
+    whole = start(folder / "whole.log", *flags, "--collect.output", folder / "whole")
+    assert whole.wait() == 0, (folder / "whole.log").read_text()[-3000:]
+    before: set[str] = set()
+    for number in range(count):
+        run = start(folder / "killed.log", *flags, "--collect.output", folder / "killed")
+        while run.poll() is None and len(EpisodeStore(folder / "killed", allow_empty=True).ids()) <= len(before):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 2))
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        now = ids_of("killed")
+        assert len(now) == len(set(now)) and before < set(now), "an episode was lost, or is there twice"
+        before = set(now)
+        print(f"kill {number + 1}: {len(now)} episodes", flush=True)
+    last = start(folder / "killed.log", *flags, "--collect.output", folder / "killed")
+    assert last.wait() == 0, (folder / "killed.log").read_text()[-3000:]
+    one, other = ids_of("whole"), ids_of("killed")
+    print(
+        f"{len(one)} episodes without a kill, {len(other)} with {count}: {'the same' if sorted(one) == sorted(other) else 'NOT THE SAME'}"
+    )
+
+
+def store(folder, turns=1_000_000, per_episode=10, tokens=400):
+    """Turns a second of one writer, and the time in which a store of so many turns is opened."""
+    from openrlhf_agentprm.data.episode import Episode, Status, Turn
+    from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
+
+    rng = numpy.random.default_rng(0)
+    told = ["You see a red ball 3 steps in front of you and a door on your left. " * 2, "go to the red ball"]
+    width = tokens // per_episode
+
+    def episode(number):
+        spans = [(width * k + width - 8, width * (k + 1)) for k in range(per_episode)]
+        return Episode(
+            env="e", task_id=f"t{number}", split="train", seed=0, sample=0, policy="p", policy_digest="d", sampling={"temperature": 1.0},
+            status=Status.SUCCESS, outcome=1.0, terminated=True, truncated=False,
+            token_ids=rng.integers(0, 50_000, tokens).tolist(), logprobs=(-rng.random(tokens, dtype="float32")).tolist(),
+            turns=[Turn(*told, start, end) for start, end in spans],
+        )  # fmt: skip
+
+    count = turns // per_episode
+    wall, cpu = time.monotonic(), time.process_time()
+    with EpisodeWriter(folder / "store") as writer:
+        for number in range(count):
+            writer.add(episode(number))
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    size = sum(f.stat().st_size for f in (folder / "store").iterdir()) / 2**20
+    print(
+        f"{turns} turns in {count} episodes of {tokens} tokens: {turns / wall:.0f} turns/s, {turns / cpu:.0f} by CPU-seconds; {size:.0f} MB"
+    )
+    for name, opened in (
+        ("opened, and its rows counted", lambda: EpisodeStore(folder / "store").rows_in_shards()),
+        ("its ids read", lambda: len(EpisodeStore(folder / "store"))),
+        ("opened to write on", lambda: len(EpisodeWriter(folder / "store").ids)),
+    ):
+        began = time.monotonic()
+        found = opened()
+        print(f"{name}: {found} in {time.monotonic() - began:.2f} s", flush=True)
+
+
+if __name__ == "__main__":
+    what, *numbers = sys.argv[1:] or ["?"]
+    if what not in ("faulty", "kills", "store"):
+        sys.exit(__doc__)
+    place = Path(tempfile.mkdtemp(prefix="collection-", dir="/tmp"))
+    try:
+        {"faulty": faulty, "kills": kills, "store": store}[what](place, *map(int, numbers))
+    finally:
+        shutil.rmtree(place)
