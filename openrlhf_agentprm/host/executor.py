@@ -10,7 +10,8 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
@@ -24,7 +25,18 @@ from openrlhf_agentprm.rollout.config import EnvConfig
 from openrlhf_agentprm.rollout.pool import Reply
 
 logger = logging.getLogger(__name__)
+_GIVEN_UP = "given up"
 _STATUS_OF = {"error": Status.ENV_ERROR, "died": Status.ENV_ERROR, "timeout": Status.TIMEOUT}
+
+
+@dataclass
+class _Played:
+    """One episode: its number, seeds by attempt and turn, what is logged of it, the policy versions of each turn's first and last token."""
+
+    number: int
+    seed_of: Callable[[int, int], int | None]
+    logs: dict[str, float] = field(default_factory=lambda: {"env_retries": 0, "env_seconds": 0.0})
+    versions: list[tuple[int, int]] = field(default_factory=list)
 
 
 class AgentExecutor(AgentExecutorBase):
@@ -37,6 +49,12 @@ class AgentExecutor(AgentExecutorBase):
         self.chat = self.config.chat(self.policy)
         self.workers = RayPools(self.config) if self.config.num_cpus else AsyncPool(self.config.pool())
         self.seeds = TurnSeeds()
+        self._begun = 0  # episodes
+        self._given_up = 0  # of those the first so many
+
+    def give_up(self) -> None:
+        """End the episodes that are in play, each behind its present turn; nobody waits for them."""
+        self._given_up = self._begun
 
     async def execute(
         self, prompt: str, label: str, sampling_params: Any, max_length: int, hf_tokenizer: Any, llm_engine: Any, images: Any = None
@@ -49,51 +67,51 @@ class AgentExecutor(AgentExecutorBase):
         task = json.loads(label)
         sampling = {"temperature": sampling_params.temperature, "top_p": sampling_params.top_p}
         assignment = Assignment(self.config.name, task["task_id"], task["split"], task["seed"], 0, self.policy, "online", sampling)
-        logs = {"env_retries": 0, "env_seconds": 0.0}
-        versions: list[tuple[int, int]] = []
-        seed_of = self.seeds.episode(label, sampling_params.seed)
-        builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs, versions, seed_of)
-        while builder.episode().status in (Status.ENV_ERROR, Status.TIMEOUT) and logs["env_retries"] < self.config.max_retries:
-            logs["env_retries"] += 1
-            builder = await self._play(assignment, sampling_params, max_length, llm_engine, logs, versions, seed_of)
-        if error := builder.episode().error:
+        self._begun += 1
+        played = _Played(self._begun, self.seeds.episode(label, sampling_params.seed))
+        builder = await self._play(assignment, sampling_params, max_length, llm_engine, played)
+        while builder.episode().status in (Status.ENV_ERROR, Status.TIMEOUT) and played.logs["env_retries"] < self.config.max_retries:
+            played.logs["env_retries"] += 1
+            builder = await self._play(assignment, sampling_params, max_length, llm_engine, played)
+        if (error := builder.episode().error) and error != _GIVEN_UP:
             _tell_once(f"{self.config.name}: {error}")
-        return self._response(prompt, label, builder, logs, versions, with_logprobs=sampling_params.logprobs is not None)
+        return self._response(prompt, label, builder, played, with_logprobs=sampling_params.logprobs is not None)
 
     async def _play(
-        self,
-        assignment: Assignment,
-        sampling_params: Any,
-        max_length: int,
-        llm_engine: Any,
-        logs: dict[str, float],
-        versions: list[tuple[int, int]],
-        seed_of: Callable[[int, int], int | None],
+        self, assignment: Assignment, sampling_params: Any, max_length: int, llm_engine: Any, played: _Played
     ) -> EpisodeBuilder:
-        """One attempt; the seconds that the environment took are added to `logs`, and `versions` is that of each turn's first and last token."""
-        versions.clear()
+        """One attempt, which is noted in `played`."""
+        played.versions.clear()
         builder = EpisodeBuilder(assignment, self.chat, self.config.limits(max_length), graded=self.workers.graded)
 
         async def ask(request: dict[str, Any]) -> Reply:
             started = time.monotonic()
             reply = await self.workers.ask(worker, request)
-            logs["env_seconds"] += time.monotonic() - started
+            played.logs["env_seconds"] += time.monotonic() - started
             return reply
 
         async with self.workers.worker() as worker:
+            if self._is_over(builder, played):
+                return builder
             reply = await ask(builder.request())
             if _broke(builder, reply):
                 return builder
             builder.begin(reply.value)
-            while not builder.finished:
-                seed = seed_of(int(logs["env_retries"]), len(versions))
+            while not self._is_over(builder, played):
+                seed = played.seed_of(int(played.logs["env_retries"]), len(played.versions))
                 tokens, logprobs, sampled_by = await self._sample(builder, sampling_params, seed, llm_engine)
-                versions.append(sampled_by)
+                played.versions.append(sampled_by)
                 reply = await ask({"do": "step", "action": builder.act(tokens, logprobs)})
                 if _broke(builder, reply):
                     return builder
                 builder.observe(reply.value)
         return builder
+
+    def _is_over(self, builder: EpisodeBuilder, played: _Played) -> bool:
+        """Whether there is nothing more to play; an episode that was given up ends here."""
+        if played.number <= self._given_up and not builder.finished:
+            builder.fail(Status.TRUNCATED, _GIVEN_UP)
+        return builder.finished
 
     async def _sample(
         self, builder: EpisodeBuilder, sampling_params: Any, seed: int | None, llm_engine: Any
@@ -115,8 +133,7 @@ class AgentExecutor(AgentExecutorBase):
         prompt: str,
         label: str,
         builder: EpisodeBuilder,
-        logs: dict[str, float],
-        versions: Sequence[tuple[int, int]],
+        played: _Played,
         *,
         with_logprobs: bool,
     ) -> dict[str, Any]:
@@ -135,11 +152,11 @@ class AgentExecutor(AgentExecutorBase):
             "action_ranges": [(t.action_start, t.action_end) for t in episode.turns],
             "turn_rewards": [t.reward for t in episode.turns],
             "valid_actions": [t.valid_action for t in episode.turns],
-            "policy_versions": versions,
+            "policy_versions": played.versions,
             "rollout_log_probs": logprobs if with_logprobs else None,
             "truncated": episode.truncated,
             "status": episode.status.value,
-            "extra_logs": {"turns": len(episode.turns), "valid_actions": _share_valid(episode), **logs},
+            "extra_logs": {"turns": len(episode.turns), "valid_actions": _share_valid(episode), **played.logs},
         }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.errors import UserError
 from ..core.registry import REWARD_MODELS
 from ..prm.step_flags import add_step_flags
-from ..rollout.config import EnvConfig, add_env_flags, add_placement_flags
+from ..rollout.config import EnvConfig, add_env_flags, add_placement_flags, non_negative_int
 from . import watchdog
 from .advantage_flags import add_advantage_flags, handles
 from .advantage_flags import estimators as estimators  # these two are called from the patched command line
@@ -29,6 +29,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env.eval_split", default="validation", choices=["train", "validation", "test"], help="tasks of the evaluation")
     parser.add_argument("--env.eval_tasks", type=int, default=0, help="tasks in the evaluation (0: none)")
     add_placement_flags(parser)
+    parser.add_argument(
+        "--env.spare_prompts",
+        type=non_negative_int,
+        default=0,
+        help="prompts begun beyond a batch; those still in play when the batch is there are given up and begun again (docs/ppo.md)",
+    )
     prm = parser.add_argument_group("process reward model")
     prm.add_argument("--prm.model_name_or_path", default=None, help="checkpoint of cli.train_prm; scores every turn of every rollout")
     prm.add_argument(

@@ -26,7 +26,7 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append("no environment: give --env.name, or --train.agent_func_path with an agent of your own")
     if args.env.name and args.train.agent_func_path:
         found.append("--env.name brings its own executor; leave out --train.agent_func_path, or play your agent without --env.name")
-    found += _placement_problems(args.env)
+    found += _placement_problems(args.env) + _spare_problems(args)
     if args.prm.model_name_or_path and args.ds.ring_attn_size > 1:
         found.append("a PRM cannot be sharded by --ds.ring_attn_size yet")
     if getattr(args.data, "max_images_per_prompt", 0):
@@ -59,6 +59,18 @@ def _placement_problems(env: Any) -> list[str]:
         found.append("--env.num_cpus places the environments of --env.name; an agent of your own has none that could be placed")
     if env.num_pools > env.num_workers:
         found.append(f"--env.num_pools {env.num_pools} is more than --env.num_workers {env.num_workers}: some pools would be empty")
+    return found
+
+
+def _spare_problems(args: Any) -> list[str]:
+    """Spare prompts that nobody could give up, or that would change what a seed gives."""
+    if not args.env.spare_prompts:
+        return []
+    found = [] if args.env.name else ["--env.spare_prompts gives up episodes of --env.name; an agent of your own would play on"]
+    if args.train.full_determinism_enable:
+        found.append(
+            "--env.spare_prompts keeps what happens to be ready first, so --train.full_determinism_enable cannot hold; leave one out"
+        )
     return found
 
 

@@ -3,6 +3,7 @@
     python tests/benchmarks/collection.py faulty [EPISODES]   5 % of them raise, 5 % hang, 1 % kill their process
     python tests/benchmarks/collection.py kills [KILLS] [SEED] kill -9 of the collector at random moments
     python tests/benchmarks/collection.py store [TURNS]        episodes written by one core, and a store of so many turns opened
+    python tests/benchmarks/collection.py steps [EPISODES]     steps/s of an environment's process beside those of the environment alone
 
 The first two are the real command with the tiny policy of the tests, by vLLM.
 """
@@ -159,12 +160,62 @@ def store(folder, turns=1_000_000, per_episode=10, tokens=400):
         print(f"{name}: {found} in {time.monotonic() - began:.2f} s", flush=True)
 
 
+def steps(folder, episodes=60):
+    """The expert's episodes, each played in this process and in a worker, in turns: seconds in steps alone."""
+    from openrlhf_agentprm.core.errors import UserError
+    from openrlhf_agentprm.envs.base import make_env
+    from openrlhf_agentprm.rollout.pool import EnvPool
+
+    for name, kwargs in (
+        ("babyai", {}),
+        ("babyai", {"action_level": "low"}),
+        ("textcraft", {}),
+        ("alfworld", {}),
+        ("textworld", {}),
+        ("scienceworld", {}),
+    ):
+        try:
+            with EnvPool(name, kwargs, 1) as pool:
+                alone, piped, count = _both(make_env(name, **kwargs), pool, episodes)
+        except UserError as error:
+            print(f"{name}: {error}")
+            continue
+        print(
+            f"{name} {kwargs or ''}: {count} steps, {count / alone:.0f} steps/s alone, {count / piped:.0f} by a worker: {alone / piped:.0%}",
+            flush=True,
+        )
+
+
+def _both(env, pool, episodes):
+    alone = piped = count = 0
+    for task in pool.tasks("train", 0, episodes):
+        env.reset(seed=0, options={"task_id": task})
+        pool.call(0, {"do": "reset", "task_id": task, "seed": 0})
+        ended = False
+        for _ in range(40):
+            if ended:
+                break
+            try:
+                action = env.unwrapped.expert_action()
+            except Exception:  # an expert that gives up
+                break
+            began = time.perf_counter()
+            _, _, terminated, truncated, _ = env.step(action)
+            between = time.perf_counter()
+            pool.call(0, {"do": "step", "action": action})
+            piped += time.perf_counter() - between
+            alone += between - began
+            count, ended = count + 1, terminated or truncated
+    env.close()
+    return alone, piped, count
+
+
 if __name__ == "__main__":
     what, *numbers = sys.argv[1:] or ["?"]
-    if what not in ("faulty", "kills", "store"):
+    if what not in ("faulty", "kills", "store", "steps"):
         sys.exit(__doc__)
     place = Path(tempfile.mkdtemp(prefix="collection-", dir="/tmp"))
     try:
-        {"faulty": faulty, "kills": kills, "store": store}[what](place, *map(int, numbers))
+        {"faulty": faulty, "kills": kills, "store": store, "steps": steps}[what](place, *map(int, numbers))
     finally:
         shutil.rmtree(place)

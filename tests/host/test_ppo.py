@@ -241,6 +241,9 @@ def test_every_mistake_is_told_at_once_and_before_anything_starts(tiny, prm, tmp
         "mine.py",
         "--env.num_pools",
         2,
+        "--env.spare_prompts",
+        2,
+        "--train.full_determinism_enable",
         check=False,
     )
     assert twice.returncode == 2 and "Traceback" not in twice.stderr
@@ -249,6 +252,7 @@ def test_every_mistake_is_told_at_once_and_before_anything_starts(tiny, prm, tmp
         "is a Qwen3ForCausalLM, not a process reward model",
         "--env.name brings its own executor",
         "give --env.num_cpus",
+        "keeps what happens to be ready first",
     ):
         assert text in twice.stderr
     crowded = [

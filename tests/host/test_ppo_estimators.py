@@ -71,9 +71,11 @@ def test_a_prm_behind_a_url_pays_by_its_lowest_score(tiny, prm, tmp_path):
         found, _ = ppo(
             *GAME, "--env.num_tasks", 16, "--actor.model_name_or_path", tiny, "--prm.model_name_or_path", url,
             "--algo.advantage.estimator", "min_form", "--algo.advantage.bound", "par", "--algo.advantage.length_correction", "turn",
-            "--ckpt.output_dir", tmp_path / "out",
+            "--env.spare_prompts", 4, "--ckpt.output_dir", tmp_path / "out",
         )  # fmt: skip
-    assert len(found) == 2
+    assert sorted(found) == [1, 2], "what was given up in the first step came again in the second"
+    assert all(status["rollout/num_samples"] == 16 for status in found.values())
+    assert found[1]["given_up_samples"] > 0 == found[2]["given_up_samples"], "24 episodes were begun of which 16 were wanted, then 16"
     for status in found.values():
         assert math.isfinite(status["policy_loss"]) and 0 < status["process/reward_mean"] < 1, "preferences are between 0 and 1"
         assert "prm/promise_turn1" in status
