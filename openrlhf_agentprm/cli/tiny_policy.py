@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
 
     args = parse_nested(build_parser(), argv)
     config = EnvConfig.from_namespace(args.env)
-    with config.pool(size=1) as pool:
+    with config.pool(size=1, spares=0) as pool:
         tasks = replace(config, num_tasks=config.num_tasks or 400).tasks(pool)
         texts, broken = _read_and_said(pool, tasks, config.max_turns)
         if broken:

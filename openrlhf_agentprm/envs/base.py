@@ -65,6 +65,13 @@ class HasLexicon(Protocol):
     def lexicon(self) -> Sequence[str]: ...
 
 
+@runtime_checkable
+class HasWarmUp(Protocol):
+    """`warm_up()` builds now what would be built when it is first needed."""
+
+    def warm_up(self) -> None: ...
+
+
 class LazyTasks(Sequence[str]):
     """Task ids that are made when they are asked for; a subclass says how many there are and which one stands at an index."""
 

@@ -91,12 +91,16 @@ class MixtureEnv(gymnasium.Env[str, str]):
         part, env = self._part, self._env(self._part.label)
         observation, reward, terminated, truncated, info = env.step(part.read(action))
         self._rewards.append(float(reward))
-        truncated = bool(truncated) or (not terminated and len(self._rewards) == part.max_turns)
-        if truncated and "success" not in info:
-            info = {**info, "success": False}
+        if not (terminated or truncated) and len(self._rewards) == part.max_turns:
+            truncated, info = True, {"success": False, **info}
         if terminated or truncated:
             self._part = None
-        return observation, float(reward), bool(terminated), truncated, {**info, "outcome": self._outcome(env, info)}
+        return observation, float(reward), bool(terminated), bool(truncated), {**info, "outcome": self._outcome(env, info)}
+
+    def warm_up(self) -> None:
+        """Build the environments of all parts."""
+        for name in self.parts:
+            self._env(name)
 
     def close(self) -> None:
         for env in self._built.values():

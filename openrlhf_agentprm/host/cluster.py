@@ -44,7 +44,7 @@ def gpus_needed(args: Any) -> int:
 
 def cpus_of_pools(args: Any) -> float:
     """CPUs that the environments' pools will ask Ray for."""
-    return (args.vllm.num_engines or 0) * args.env.num_pools * (args.env.num_cpus or 0)
+    return (args.vllm.num_engines or 0) * args.env.num_pools * (args.env.num_cpus or 0) if args.env.name else 0.0
 
 
 def start_ray(args: Any, settings: dict[str, Any]) -> None:

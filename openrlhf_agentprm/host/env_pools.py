@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..core.errors import UserError
+from ..core.errors import StoppedError, UserError
 from ..rollout.config import EnvConfig
 from ..rollout.pool import EnvPool, Reply
 
@@ -81,7 +83,7 @@ class RayPools(Workers):
     """Pools that are Ray actors of their own, `--env.num_cpus` CPUs each, together `--env.num_workers` workers.
 
     They are put on nodes without GPUs first, then on others than this process's, then here. One that dies, or whose node goes away, is
-    started anew where there is room; requests that were out are answered "died".
+    started anew where there is room; its episodes are answered "died" when it is back, so that their next attempt finds it.
 
     Raises:
         UserError: no node has the CPUs, or the environment cannot be built there.
@@ -90,41 +92,73 @@ class RayPools(Workers):
     def __init__(self, config: EnvConfig) -> None:
         super().__init__(config.num_workers)
         count = min(config.num_pools, config.num_workers)
+        self._config = config
         self._places = [(index % count, index // count) for index in range(config.num_workers)]
         sizes = [sum(pool == number for pool, _ in self._places) for number in range(count)]
         self._limits = {"step": config.step_timeout, "reset": config.reset_timeout}
+        self._born: dict[int, str] = {}  # by worker: which start of its pool its episode is in
         self._hosts = _place(config, sizes)
         self.graded = _started(config, self._hosts)
 
     async def ask(self, worker: int, request: dict[str, Any]) -> Reply:
+        """A worker's answer.
+
+        Raises:
+            StoppedError: its pool is gone for good.
+        """
         from ray.exceptions import RayError, RayTaskError
 
         pool, index = self._places[worker]
         limit = self._limits.get(request["do"], self._limits["reset"]) + _OWN_LIMIT
+        born = self._born.get(worker) if request["do"] == "step" else None
         try:
-            reply = await asyncio.wait_for(_as_coroutine(self._hosts[pool].ask.remote(index, request)), limit)
-        except (TimeoutError, asyncio.TimeoutError):
-            return Reply(worker, "timeout", message=f"pool {pool} of the environments did not answer {request['do']} within {limit:g} s")
+            self._born[worker], reply = await asyncio.wait_for(_answer(self._hosts[pool].ask.remote(index, request, born)), limit)
         except RayTaskError:  # the pool itself broke: the run ends, as it does for one of this process
             raise
+        except (TimeoutError, asyncio.TimeoutError):
+            return Reply(worker, "timeout", message=f"pool {pool} of the environments did not answer {request['do']} within {limit:g} s")
         except RayError as error:
-            return Reply(
-                worker, "died", message=f"pool {pool} of the environments, or its node, went away during {request['do']}: {_brief(error)}"
-            )
+            await self._until_back(pool, error)
+            return Reply(worker, "died", message=f"pool {pool} of the environments, or its node, went away during {request['do']}")
         return replace(reply, worker=worker)
+
+    async def _until_back(self, pool: int, cause: Exception) -> None:
+        from ray.exceptions import ActorDiedError, RayError
+
+        end = time.monotonic() + _PLACED_WITHIN + self._config.reset_timeout
+        while (left := end - time.monotonic()) > 0:
+            try:
+                await asyncio.wait_for(_answer(self._hosts[pool].graded.remote()), left)
+                return
+            except ActorDiedError as error:
+                cause = error
+                break
+            except (TimeoutError, asyncio.TimeoutError, RayError) as error:
+                cause = error
+                await asyncio.sleep(1.0)
+        raise StoppedError(f"pool {pool} of the environments is gone, and was not started anew: {_brief(cause)}")
 
 
 class _PoolHost:
-    """Body of a pool's actor."""
+    """Body of a pool's actor.
+
+    An answer goes with the name of this start of the pool, and a step that names another one has lost its episode. A worker is asked one thing
+    at a time, whoever has stopped waiting for the last.
+    """
 
     def __init__(self, config: EnvConfig, size: int) -> None:
         self._pool = AsyncPool(config.pool(size))
+        self._born = uuid.uuid4().hex
+        self._busy = [asyncio.Lock() for _ in range(size)]
 
     async def graded(self) -> bool:
         return self._pool.graded
 
-    async def ask(self, worker: int, request: dict[str, Any]) -> Reply:
-        return await self._pool.ask(worker, request)
+    async def ask(self, worker: int, request: dict[str, Any], born: str | None) -> tuple[str, Reply]:
+        if born not in (None, self._born):
+            return self._born, Reply(worker, "died", message=f"the pool of environments was started anew before {request['do']}")
+        async with self._busy[worker]:
+            return self._born, await self._pool.ask(worker, request)
 
 
 def _place(config: EnvConfig, sizes: Sequence[int]) -> list[Any]:
@@ -140,7 +174,8 @@ def _place(config: EnvConfig, sizes: Sequence[int]) -> list[Any]:
     host = ray.remote(num_cpus=cpus, max_restarts=-1)(_PoolHost)
     options: dict[str, Any] = {"max_concurrency": max(sizes) + 1}
     started = []
-    for number, size in enumerate(sizes):
+    offset = int((ray.get_runtime_context().get_actor_id() or "0")[:8], 16)  # so that not all engines begin at the same node
+    for number, size in enumerate(sizes, offset):
         where = NodeAffinitySchedulingStrategy(nodes[number % len(nodes)], soft=True, _spill_on_unavailable=True)
         started.append(host.options(scheduling_strategy=where, **options).remote(config, size))
     return started
@@ -176,7 +211,7 @@ def _started(config: EnvConfig, hosts: Sequence[Any]) -> bool:
         raise UserError(f"a pool of environments did not start on its node: {_brief(error)}") from error
 
 
-async def _as_coroutine(reference: Any) -> Any:
+async def _answer(reference: Any) -> Any:
     return await reference
 
 

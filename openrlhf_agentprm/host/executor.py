@@ -6,6 +6,7 @@ environment variable of the job. Environments run in a pool of processes owned b
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import logging
@@ -19,6 +20,7 @@ from openrlhf.utils.agent import AgentExecutorBase
 from openrlhf_agentprm.data.episode import Status
 from openrlhf_agentprm.host.determinism import TurnSeeds
 from openrlhf_agentprm.host.env_pools import AsyncPool, RayPools
+from openrlhf_agentprm.host.spare_prompts import rollout_of
 from openrlhf_agentprm.host.turn_limits import rollout_settings
 from openrlhf_agentprm.rollout.builder import Assignment, EpisodeBuilder
 from openrlhf_agentprm.rollout.config import EnvConfig
@@ -31,9 +33,9 @@ _STATUS_OF = {"error": Status.ENV_ERROR, "died": Status.ENV_ERROR, "timeout": St
 
 @dataclass
 class _Played:
-    """One episode: its number, seeds by attempt and turn, what is logged of it, the policy versions of each turn's first and last token."""
+    """One episode: its rollout, seeds by attempt and turn, what is logged of it, the policy versions of each turn's first and last token."""
 
-    number: int
+    rollout: int
     seed_of: Callable[[int, int], int | None]
     logs: dict[str, float] = field(default_factory=lambda: {"env_retries": 0, "env_seconds": 0.0})
     versions: list[tuple[int, int]] = field(default_factory=list)
@@ -49,12 +51,16 @@ class AgentExecutor(AgentExecutorBase):
         self.chat = self.config.chat(self.policy)
         self.workers = RayPools(self.config) if self.config.num_cpus else AsyncPool(self.config.pool())
         self.seeds = TurnSeeds()
-        self._begun = 0  # episodes
-        self._given_up = 0  # of those the first so many
+        self._given_up = 0  # the last rollout whose episodes nobody waits for any more
+        self._sampling: dict[asyncio.Task[Any], int] = {}  # what is in the engine, and of which rollout
 
-    def give_up(self) -> None:
-        """End the episodes that are in play, each behind its present turn; nobody waits for them."""
-        self._given_up = self._begun
+    async def give_up(self, rollout: int) -> None:
+        """End the episodes of a rollout and those before it; back when none of them is in the engine, so that its cache can be emptied."""
+        self._given_up = max(self._given_up, rollout)
+        asked = [task for task, of in self._sampling.items() if 0 < of <= self._given_up]
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
     async def execute(
         self, prompt: str, label: str, sampling_params: Any, max_length: int, hf_tokenizer: Any, llm_engine: Any, images: Any = None
@@ -67,8 +73,7 @@ class AgentExecutor(AgentExecutorBase):
         task = json.loads(label)
         sampling = {"temperature": sampling_params.temperature, "top_p": sampling_params.top_p}
         assignment = Assignment(self.config.name, task["task_id"], task["split"], task["seed"], 0, self.policy, "online", sampling)
-        self._begun += 1
-        played = _Played(self._begun, self.seeds.episode(label, sampling_params.seed))
+        played = _Played(rollout_of(sampling_params), self.seeds.episode(label, sampling_params.seed))
         builder = await self._play(assignment, sampling_params, max_length, llm_engine, played)
         while builder.episode().status in (Status.ENV_ERROR, Status.TIMEOUT) and played.logs["env_retries"] < self.config.max_retries:
             played.logs["env_retries"] += 1
@@ -99,7 +104,16 @@ class AgentExecutor(AgentExecutorBase):
             builder.begin(reply.value)
             while not self._is_over(builder, played):
                 seed = played.seed_of(int(played.logs["env_retries"]), len(played.versions))
-                tokens, logprobs, sampled_by = await self._sample(builder, sampling_params, seed, llm_engine)
+                sampled = asyncio.ensure_future(self._sample(builder, sampling_params, seed, llm_engine))
+                self._sampling[sampled] = played.rollout
+                try:
+                    tokens, logprobs, sampled_by = await sampled
+                except asyncio.CancelledError:
+                    if not self._is_over(builder, played):
+                        raise
+                    return builder
+                finally:
+                    del self._sampling[sampled]
                 played.versions.append(sampled_by)
                 reply = await ask({"do": "step", "action": builder.act(tokens, logprobs)})
                 if _broke(builder, reply):
@@ -109,7 +123,7 @@ class AgentExecutor(AgentExecutorBase):
 
     def _is_over(self, builder: EpisodeBuilder, played: _Played) -> bool:
         """Whether there is nothing more to play; an episode that was given up ends here."""
-        if played.number <= self._given_up and not builder.finished:
+        if 0 < played.rollout <= self._given_up and not builder.finished:
             builder.fail(Status.TRUNCATED, _GIVEN_UP)
         return builder.finished
 
@@ -118,6 +132,7 @@ class AgentExecutor(AgentExecutorBase):
     ) -> tuple[list[int], list[float], tuple[int, int]]:
         params = sampling_params.clone()
         params.seed = seed
+        params.extra_args = None
         params.max_tokens = builder.budget
         # The host's 1 forbids the engine to end a turn at once. The policy may, so its samples would be another policy's.
         params.min_tokens = 0

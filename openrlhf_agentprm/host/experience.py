@@ -20,6 +20,7 @@ from .advantage_flags import estimator_options, handles
 from .online import note_rollout, online_of
 from .prompts import place as place  # the patched trainer calls it
 from .samples import REPLACED, broken_mask, is_on
+from .spare_prompts import GIVEN_UP
 from .turn_batches import Experiences, stack, turn_batch
 from .turn_metrics import entropy_metric, part_metrics, turn_metrics, version_metrics
 
@@ -190,7 +191,7 @@ def _overwrite_group_std(experiences: Experiences, std: torch.Tensor) -> None:
 def _fill_broken_metrics(experiences: Experiences) -> None:
     """Logged means are over all samples; a placeholder takes the mean of the others, so it changes none of them."""
     broken = torch.cat([broken_mask(e) for e in experiences])
-    for name in experiences[0].info.keys() - {REPLACED}:
+    for name in experiences[0].info.keys() - {REPLACED, GIVEN_UP}:
         filled = _filled([e.info[name] for e in experiences], broken)
         for experience, values in zip(experiences, filled, strict=True):
             experience.info[name] = values

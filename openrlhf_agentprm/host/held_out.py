@@ -9,18 +9,24 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ..envs import mixture
 from .samples import BROKEN
 from .turn_batches import turn_batch
 from .watcher import drifts, of_episodes, scores_by_name
 
 
+OVER_ALL_PARTS = f"eval_{mixture.NAME}_pass1"
+"""The host tells scores by part and takes the first of them for the one that the best checkpoint has; this is the mean over all held-out episodes."""
+
+
 def evaluation(args: Any, group: Any, samples: Sequence[Any]) -> dict[str, float]:
-    """What held-out episodes tell, scored by the PRM's workers, under the names of the evaluation's logs; empty where nothing is watched."""
+    """What held-out episodes tell, scored by the PRM's workers where they are watched, under the names of the evaluation's logs."""
+    over_all = {OVER_ALL_PARTS: mean_outcome(samples)} if args.env.name == mixture.NAME and samples else {}
     if not args.prm.monitor_every or group is None or not samples or samples[0].turn_numbers is None:
-        return {}
+        return over_all
     samples = [s for s in samples if not bool(torch.isin(s.ending, BROKEN).any()) and bool((s.turn_numbers > 0).any())]
     if not samples:
-        return {}
+        return over_all
     for number, (sample, scores) in enumerate(zip(samples, scores_of(args, group, samples), strict=True)):
         sample.index, sample.prm_scores = [number], scores
         sample.kl = torch.zeros(sample.turn_numbers.shape)
@@ -34,7 +40,13 @@ def evaluation(args: Any, group: Any, samples: Sequence[Any]) -> dict[str, float
     valid = [s.info["valid_actions"].float() for s in samples if "valid_actions" in s.info]
     if valid:
         found["valid_actions"] = float(torch.cat(valid).mean())
-    return {f"monitor/{name}": value for name, value in found.items()}
+    return over_all | {f"monitor/{name}": value for name, value in found.items()}
+
+
+def mean_outcome(samples: Sequence[Any]) -> float:
+    """Over the episodes whose environment did not break; 0 where all did."""
+    outcome_N = torch.cat([s.rewards.float() for s in samples if not bool(torch.isin(s.ending, BROKEN).any())] or [torch.zeros(1)])
+    return float(outcome_N.mean())
 
 
 def prompts_of(samples: Sequence[Any]) -> torch.Tensor:

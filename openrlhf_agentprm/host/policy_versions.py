@@ -6,7 +6,8 @@ from typing import Any
 
 
 def noted(engine: Any, last_parameter: bool) -> None:
-    """Count an update of the weights, which is whole with its last parameter; generation is paused or over until then."""
+    """Count an update of the weights, which is whole with its last parameter; generation is paused or over until then,
+    and what was given up is out of the engine."""
     engine.policy_version = version(engine) + int(last_parameter)
 
 

@@ -10,15 +10,17 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.registry import REWARD_MODELS
+from ..envs import mixture
 from ..prm.step_flags import add_step_flags
 from ..rollout.config import EnvConfig, add_env_flags, add_placement_flags, non_negative_int
 from . import watchdog
 from .advantage_flags import add_advantage_flags, handles
 from .advantage_flags import estimators as estimators  # these two are called from the patched command line
 from .advantage_flags import needs_critic as needs_critic
+from .held_out import OVER_ALL_PARTS
 from .monitor_flags import add_monitor_flags, monitor_problems, settle_monitors
 from .online_flags import add_online_flags, is_online, online_problems, settle_online
-from .ppo_checks import offload_problems, problems_of_run, step_delimiters, unread_delimiters
+from .ppo_checks import environment_problems, offload_problems, problems_of_run, step_delimiters, unread_delimiters
 from .prompts import write_datasets
 from .resume import level_checkpoints
 
@@ -63,6 +65,7 @@ def prepare(args: Any) -> None:
     ours = handles(args)
     args.agentprm = SimpleNamespace(on=bool(ours or args.env.name or args.prm.model_name_or_path))
     problems = problems_of_run(args, ours) if args.agentprm.on else []
+    problems += environment_problems(args)
     if problems := problems + unread_delimiters(args, ours) + offload_problems(args) + monitor_problems(args, ours) + online_problems(args):
         raise UserError(problems)
     if not args.agentprm.on:
@@ -71,6 +74,8 @@ def prepare(args: Any) -> None:
     if args.env.name:
         args.train.agent_func_path = str(Path(__file__).with_name("executor.py"))
         write_datasets(args)
+        if args.env.name == mixture.NAME and not args.ckpt.best_metric_key:
+            args.ckpt.best_metric_key = OVER_ALL_PARTS
     settle_monitors(args)
     settle_online(args)
 

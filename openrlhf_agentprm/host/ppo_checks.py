@@ -26,7 +26,6 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append("no environment: give --env.name, or --train.agent_func_path with an agent of your own")
     if args.env.name and args.train.agent_func_path:
         found.append("--env.name brings its own executor; leave out --train.agent_func_path, or play your agent without --env.name")
-    found += _placement_problems(args.env) + _spare_problems(args)
     if args.prm.model_name_or_path and args.ds.ring_attn_size > 1:
         found.append("a PRM cannot be sharded by --ds.ring_attn_size yet")
     if getattr(args.data, "max_images_per_prompt", 0):
@@ -48,6 +47,11 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found += _colocation_problems(args) + _prm_problems(args, ours)
     found += _prover_problems(args)
     return found + _critic_problems(args)
+
+
+def environment_problems(args: Any) -> list[str]:
+    """Flags of environments that nobody would read, in runs with and without our other flags."""
+    return _placement_problems(args.env) + _spare_problems(args)
 
 
 def _placement_problems(env: Any) -> list[str]:

@@ -32,7 +32,7 @@ def write_datasets(args: Any) -> None:
     """Point the host at its prompt and evaluation files, one line a task; the executor reads the task in the label."""
     config = EnvConfig.from_namespace(args.env)
     folder = Path(args.ckpt.output_dir).absolute() / "agentprm"
-    with config.pool(size=1) as pool:
+    with config.pool(size=1, spares=0) as pool:
         parts = {"prompts": (config.split, config.tasks(pool))}
         check_context(pool, config.chat(args.actor.model_name_or_path), parts["prompts"][1], args.data.max_len)
         if args.env.eval_tasks:

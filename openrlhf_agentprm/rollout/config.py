@@ -98,9 +98,9 @@ class EnvConfig:
         values["args"] = plain(values.get("args") or {})
         return cls(**values)
 
-    def pool(self, size: int | None = None) -> EnvPool:
-        """So many workers (`--env.num_workers`); one alone, which only looks, has no spares."""
-        provision = Provision(self.max_memory, 0 if size == 1 else self.num_spares)
+    def pool(self, size: int | None = None, *, spares: int | None = None) -> EnvPool:
+        """So many workers (`--env.num_workers`), and so many spares (`--env.num_spares`)."""
+        provision = Provision(self.max_memory, self.num_spares if spares is None else spares)
         return EnvPool(self.name, self.args, size or self.num_workers, Timeouts(self.reset_timeout, self.step_timeout), provision)
 
     def chat(self, tokenizer_path: str) -> ChatFormat:

@@ -1,6 +1,6 @@
 """One environment in one process, answering requests over a socket: a JSON object a line, in and out.
 
-Requests: `{"do": "describe" | "tasks" | "reset" | "step" | "replay" | "branch" | "demonstrate", …}`. The answer is `{"ok": …}`, or
+Requests: `{"do": "describe" | "warm_up" | "tasks" | "reset" | "step" | "replay" | "branch" | "demonstrate", …}`. The answer is `{"ok": …}`, or
 `{"error": text}` when the environment raised; the process lives on and its environment is built anew for the next reset.
 """
 
@@ -54,6 +54,11 @@ class EnvServer:
             user = isinstance(error, UserError)
             text = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()  # it is stored with the episode
             return {"error": text, "user_error": user, "traceback": traceback.format_exc(limit=8)}
+
+    def _do_warm_up(self) -> None:
+        """Build the environment, and what it would only build when it is needed."""
+        if warm := base.ability(self.env, base.HasWarmUp):
+            warm.warm_up()
 
     def _do_describe(self) -> dict[str, Any]:
         inner = self.env.unwrapped

@@ -188,22 +188,26 @@ class EnvPool:
             self._selector.register(spare.connection, selectors.EVENT_READ, spare)
             self._spares.append(spare)
             with contextlib.suppress(OSError):
-                spare.connection.sendall(b'{"do": "describe"}\n')
+                spare.connection.sendall(b'{"do": "warm_up"}\n')
 
     def _take_spare(self, index: int) -> _Worker | None:
-        spare = next((s for s in self._spares if s.deadline is None), None)
-        if spare is not None:
+        for spare in [s for s in self._spares if s.deadline is None]:
+            if _is_gone(spare.connection):
+                self._drop_spare(spare)
+                continue
             self._spares.remove(spare)
             self._selector.modify(spare.connection, selectors.EVENT_READ, index)
-        return spare
+            return spare
+        return None
 
     def _read_spare(self, spare: _Worker) -> None:
         """It has built its environment, or it is of no use."""
         chunk = _received(spare.connection)
         spare.buffer += chunk
-        if not chunk or (spare.buffer.endswith(b"\n") and not spare.buffer.startswith(b'{"ok"')):
+        told = spare.buffer.endswith(b"\n")
+        if not chunk or len(spare.buffer) > _LONGEST or (told and not spare.buffer.startswith(b'{"ok"')):
             self._drop_spare(spare)
-        elif spare.buffer.endswith(b"\n"):
+        elif told:
             spare.buffer.clear()
             spare.deadline = None
 
@@ -263,3 +267,13 @@ def _received(connection: socket.socket) -> bytes:
         return connection.recv(1 << 20)
     except ConnectionResetError:
         return b""
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    """Whether the other side of an idle connection has died, though nobody has read it yet."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True

@@ -49,20 +49,23 @@ def _preload(name: str, kwargs: dict[str, object], limit: float) -> None:
     """Import the environment's package before the first fork; if it fails, each worker says so in its answer."""
     signal.setitimer(signal.ITIMER_REAL, limit)  # SIGALRM ends a build that hangs, even if the owner is no longer there to do it
     with contextlib.suppress(Exception), open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
-        EnvServer(name, dict(kwargs)).env.close()
+        server = EnvServer(name, dict(kwargs))
+        if "ok" in server.answer({"do": "warm_up"}):
+            server.env.close()
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _become_worker(control: socket.socket, name: str, kwargs: dict[str, object], connection: socket.socket, max_memory: float) -> None:
-    if max_memory:
-        most = int(max_memory * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     control.close()
     code = 1
     try:
+        if max_memory:
+            most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+            wanted = int(max_memory * 2**30)
+            resource.setrlimit(resource.RLIMIT_DATA, (wanted, most) if most == resource.RLIM_INFINITY else (min(wanted, most), most))
         run_worker(name, dict(kwargs), connection)
         code = 0
     finally:

@@ -3,12 +3,11 @@
 import asyncio
 import os
 import signal
-import time
 from dataclasses import replace
 
 import pytest
 
-from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.core.errors import StoppedError, UserError
 from openrlhf_agentprm.host.env_pools import AsyncPool, RayPools
 from openrlhf_agentprm.rollout.config import EnvConfig
 
@@ -56,24 +55,42 @@ def processes(cluster):
     return [a["Pid"] for a in state.actors(actor_state_name="ALIVE").values() if a["ActorClassName"] == "_PoolHost"]
 
 
-def test_a_pool_that_dies_is_told_and_started_anew(cluster):
+def alone(cluster, **changes):
+    """A single pool, and its process."""
     before = set(processes(cluster))
-    placed = RayPools(replace(CONFIG, num_pools=1))
-    (victim,) = set(processes(cluster)) - before
+    placed = RayPools(replace(CONFIG, num_pools=1, **changes))
+    (process,) = set(processes(cluster)) - before
+    return placed, process
+
+
+RESET, STEP = {"do": "reset", "task_id": "train-2", "seed": 0}, {"do": "step", "action": "up"}
+
+
+def test_a_pool_that_dies_is_told_when_it_is_back(cluster):
+    """To the episode that waits for it, and to one that has only been sampling meanwhile."""
+    placed, victim = alone(cluster, name="thirdparty_faulty", step_timeout=60.0)
 
     async def kill_between():
-        async with placed.worker() as worker:
-            first = await placed.ask(worker, {"do": "reset", "task_id": "train-2", "seed": 0})
-            os.kill(victim, signal.SIGKILL)
-            return first, await placed.ask(worker, {"do": "step", "action": "up"})
+        first = [await placed.ask(worker, RESET | {"task_id": task}) for worker, task in ((0, "train-10"), (1, "train-2"))]
+        hangs = asyncio.ensure_future(placed.ask(0, STEP))
+        await asyncio.sleep(1)
+        os.kill(victim, signal.SIGKILL)
+        replies = [await hangs, await placed.ask(1, STEP)]
+        return first, replies, [await placed.ask(worker, RESET) for worker in (0, 1)]
 
-    first, reply = asyncio.run(kill_between())
-    assert first.kind == "ok"
-    assert reply.kind == "died" and reply.message.startswith("pool 0 of the environments, or its node, went away during step"), reply
-    end = time.monotonic() + 120
-    while (again := asyncio.run(many(placed, 2)))[0][1][0][0] == "died" and time.monotonic() < end:
-        time.sleep(0.5)
-    assert [answers[-1][0] for _, answers in again] == ["ok", "ok"] and victim not in processes(cluster)
+    first, replies, again = asyncio.run(kill_between())
+    assert [reply.kind for reply in first] == ["ok", "ok"] and victim not in processes(cluster)
+    assert [(reply.worker, reply.kind) for reply in replies] == [(0, "died"), (1, "died")]
+    assert replies[0].message == "pool 0 of the environments, or its node, went away during step"
+    assert replies[1].message == "the pool of environments was started anew before step"
+    assert [reply.kind for reply in again] == ["ok", "ok"], "at the first attempt"
+
+
+def test_a_pool_that_is_gone_for_good_ends_the_run(cluster):
+    placed, _ = alone(cluster)
+    cluster.kill(placed._hosts[0], no_restart=True)
+    with pytest.raises(StoppedError, match="pool 0 of the environments is gone, and was not started anew"):
+        asyncio.run(placed.ask(0, RESET))
 
 
 def test_an_environment_that_hangs_is_told_by_its_own_limit(cluster):

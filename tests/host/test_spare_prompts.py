@@ -1,62 +1,171 @@
-"""Prompts that were given up are drawn again, each once, before the data loader's next."""
+"""Spare prompts by the host's own generator over real Ray actors, and by an executor whose engine is asked for an endless turn."""
 
+import asyncio
+import json
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-import ray
-import torch
 
 from openrlhf_agentprm.host import spare_prompts
+from openrlhf_agentprm.host.turn_limits import ROLLOUT_VARIABLE, rollout_settings
+
+pytestmark = pytest.mark.host
+BROKEN, FAIL = "p3", {"p1", "p6", "p10"}  # a prompt whose environment breaks, and those that filtering throws away
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    import ray
+
+    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
 
 
 @pytest.fixture
-def generator(monkeypatch):
-    """Eight samples a batch, two of a prompt, and an engine that notes when it gives up."""
-    told = []
-    monkeypatch.setattr(ray, "get", lambda refs: refs)
-    engine = SimpleNamespace(agentprm_give_up=SimpleNamespace(remote=lambda: told.append(1)))
-    rollout = SimpleNamespace(batch_size=4, n_samples_per_prompt=2, vllm_generate_batch_size=4)
-    args = SimpleNamespace(env=SimpleNamespace(name="e", spare_prompts=2), rollout=rollout)
-    return SimpleNamespace(args=args, vllm_engines=[engine], told=told)
+def engine(cluster):
+    """Answers a prompt when it is asked to, as the rollout actor does, and notes what is given up."""
+
+    class Engine:
+        def __init__(self):
+            self.given_up, self.began = [], []
+
+        async def generate_responses(self, prompt, label, sampling_params, num_samples, **_):
+            rollout = spare_prompts.rollout_of(sampling_params)
+            self.began.append((prompt, rollout))
+            await asyncio.sleep(0.02 * (int(prompt[1:]) * 7 % 5))
+            one = {
+                "prompt": prompt, "label": label, "observation_tokens": [5, 6, 7], "action_ranges": [(1, 3)], "turn_rewards": [1.0],
+                "valid_actions": [True], "policy_versions": [(0, 0)], "rollout_log_probs": None, "truncated": False, "images": None,
+                "mm_train_inputs": None, "extra_logs": {}, "status": "env_error" if prompt == BROKEN else "success",
+                "reward": float(prompt not in FAIL), "scores": 0.0 if prompt in FAIL else 0.5,
+            }  # fmt: skip
+            return [dict(one) for _ in range(num_samples)]
+
+        def get_num_unfinished_requests(self):
+            return 0
+
+        async def agentprm_give_up(self, rollout):
+            self.given_up.append(rollout)
+
+        async def told(self):
+            return self.given_up, self.began
+
+    return cluster.remote(num_cpus=0)(Engine).remote()
 
 
-def batches(*names):
-    return iter([(None, [name], [f"label of {name}"], [None]) for name in names])
+def generator(engine, prompts, spare, *, filtering=False, generated=4):
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+
+    args = SimpleNamespace(
+        env=SimpleNamespace(name="e", spare_prompts=spare), train=SimpleNamespace(full_determinism_enable=False),
+        agentprm=SimpleNamespace(on=True), vllm=SimpleNamespace(enable_sleep=False),
+        rollout=SimpleNamespace(batch_size=4, n_samples_per_prompt=2, vllm_generate_batch_size=generated),
+        algo=SimpleNamespace(
+            dynamic_filtering_enable=filtering, dynamic_filtering_range=(0.1, 0.9), advantage=SimpleNamespace(is_correction_level="off")
+        ),
+    )  # fmt: skip
+    loader = [(["d"], [f"p{i}"], [f"label {i}"], [None]) for i in range(prompts)]
+    strategy = SimpleNamespace(args=args)
+    return SamplesGenerator(strategy, loader, loader[:3], None, [engine])
 
 
-def play(generator, loader, order):
-    """A rollout whose prompts finish in this order, by their places; the prompts that were kept, and how many were not counted."""
-    drawn = list(zip(range(4 + spare_prompts.number(generator.args)), spare_prompts.drawn(generator, loader), strict=False))
-    prompts = [batch[1][0] for _, batch in drawn]
-    pending = list(prompts)  # stand for the references
-    spare_prompts.note(generator, pending, prompts, [batch[2][0] for _, batch in drawn], None)
-    kept, accepted, uncounted = [], [], 0
-    for place in order:
-        if not pending:
-            break
-        pending.remove(prompts[place])
-        kept.append(prompts[place])
-        accepted += [SimpleNamespace(info={}) for _ in range(2)]
-        pending, given_up = spare_prompts.enough(generator, loader, accepted, pending)
-        uncounted += given_up
-    return kept, uncounted, [float(e.info[spare_prompts.GIVEN_UP]) for e in accepted]
+def a_pass(made):
+    """The prompts that were trained on in a pass over the data, a step at a time."""
+    steps, over = [], False
+    while not over:
+        samples, _, _, over = made.generate_samples(max_len=64, max_new_tokens=8)
+        steps.append([sample.prompts[0] for sample in samples][::2])
+        assert all(spare_prompts.GIVEN_UP in sample.info for sample in samples) == bool(made.args.env.spare_prompts)
+    return steps
 
 
-def test_every_prompt_is_trained_on_once(generator):
-    loader = batches(*"abcdefghij")
-    first = play(generator, loader, [5, 0, 3, 1, 2, 4])
-    assert first == (list("fadb"), 2, [0, 0, 0, 0, 0, 0, 4, 0]) and generator.told == [1]
-    second = play(generator, loader, [0, 1, 2, 3, 4, 5])
-    assert second == (list("cegh"), 2, [0] * 6 + [4, 0]), "those given up come first"
-    third = play(generator, loader, [0, 1])
-    assert third == (list("ij"), 0, [0] * 4) and generator.told == [1, 1], "the last ones are waited for"
+@pytest.mark.parametrize("prompts", [8, 9, 10, 13])
+@pytest.mark.parametrize("generated", [4, 6])
+def test_every_prompt_is_trained_on_once_a_pass(cluster, engine, prompts, generated):
+    made = generator(engine, prompts, 2, generated=generated)
+    for _ in range(2):
+        trained = Counter(prompt for step in a_pass(made) for prompt in step)
+        assert trained.pop(BROKEN, 0) <= 1, "another one takes its place, as long as there is one"
+        assert trained == {f"p{i}": 1 for i in range(prompts) if f"p{i}" != BROKEN}
+    given_up, began = cluster.get(engine.told.remote())
+    assert given_up == sorted(set(given_up)) and given_up, "each rollout once at most"
+    assert min(rollout for _, rollout in began) == 1
 
 
-def test_nothing_is_given_up_in_an_evaluation_or_without_the_flag(generator):
-    loader = generator._eval_dataloader_iter = batches(*"abcdef")
-    assert spare_prompts.drawn(generator, loader) is loader
-    assert spare_prompts.enough(generator, loader, [SimpleNamespace(info={})] * 8, ["x"]) == (["x"], 0)
-    generator.args.env.spare_prompts = 0
-    other = batches("a")
-    assert spare_prompts.drawn(generator, other) is other and spare_prompts.number(generator.args) == 0
-    assert spare_prompts.enough(generator, other, [SimpleNamespace(info={"kept": torch.zeros(1)})] * 8, ["x"]) == (["x"], 0)
+def test_filtered_prompts_are_replaced_and_none_is_forgotten(cluster, engine):
+    made = generator(engine, 16, 3, filtering=True)
+    trained = Counter(prompt for step in a_pass(made) for prompt in step)
+    trained.pop(BROKEN, 0)
+    assert trained == {f"p{i}": 1 for i in range(16) if f"p{i}" not in FAIL | {BROKEN}}
+    _, began = cluster.get(engine.told.remote())
+    assert {prompt for prompt, _ in began} == {f"p{i}" for i in range(16)}, "each was looked at"
+
+
+def test_an_evaluation_is_never_given_up(cluster, engine):
+    made = generator(engine, 9, 2)
+    made.generate_samples(max_len=64, max_new_tokens=8)
+    evaluated = made.generate_eval_samples(max_len=64, max_new_tokens=8)
+    assert [sample.prompts[0] for sample in evaluated][::2] != [] and len(evaluated) == 6
+    given_up, began = cluster.get(engine.told.remote())
+    assert given_up == [1] and sum(rollout == 0 for _, rollout in began) == 3
+
+
+def test_without_the_flag_the_generator_waits_for_all(cluster, engine):
+    made = generator(engine, 9, 0)
+    trained = [prompt for step in a_pass(made) for prompt in step]
+    assert sorted({*trained, BROKEN}) == [f"p{i}" for i in range(9)]
+    given_up, began = cluster.get(engine.told.remote())
+    assert given_up == [] and all(rollout == 0 for _, rollout in began)
+
+
+def test_what_is_given_up_leaves_the_engine_and_its_environment(tiny, monkeypatch):
+    """Two rollouts are in play; of the first, one episode is in the engine, and one has not begun. The second goes on."""
+    env = {"name": "thirdparty_count", "num_workers": 2, "max_turns": 3, "max_tokens_per_turn": 4}
+    monkeypatch.setenv(ROLLOUT_VARIABLE, json.dumps({"env": env, "policy": str(tiny)}))
+    rollout_settings.cache_clear()
+    from vllm import SamplingParams
+
+    from openrlhf_agentprm.host.executor import AgentExecutor
+
+    async def play():
+        executor, out, release = AgentExecutor(), [], asyncio.Event()
+
+        class Endless:
+            asked = 0
+
+            async def generate(self, tokens, params):
+                Endless.asked += 1
+                assert params.extra_args is None, "the number is ours, not the engine's"
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    out.append("aborted")
+                    raise
+                end = [SimpleNamespace(token_ids=[executor.chat.end_token_id], logprobs=None)]
+                return SimpleNamespace(outputs=end, policy_versions=(0, 0))
+
+        def episode(rollout):
+            label = json.dumps({"task_id": "train-1", "split": "train", "seed": 0})
+            params = SamplingParams(extra_args={spare_prompts.ROLLOUT: rollout} if rollout else None)
+            return asyncio.ensure_future(executor.execute("p", label, params, 96, None, Endless()))
+
+        played = [episode(1), episode(2), episode(1)]
+        while Endless.asked < 2:
+            await asyncio.sleep(0.01)
+        await executor.give_up(1)
+        assert out == ["aborted"] and not any(rollout == 1 for rollout in executor._sampling.values())
+        first, third = await played[0], await played[2]
+        later = episode(0)
+        while Endless.asked < 3:
+            await asyncio.sleep(0.01)
+        await executor.give_up(1)
+        assert not played[1].done() and not later.done(), "a later rollout, and an evaluation, play on"
+        release.set()
+        return [first, third], [await played[1], await later]
+
+    given_up, whole = asyncio.run(asyncio.wait_for(play(), 120))
+    rollout_settings.cache_clear()
+    assert [answer["action_ranges"] for answer in given_up] == [[], []]
+    assert [answer["status"] for answer in whole] == ["truncated", "truncated"] and all(len(a["action_ranges"]) == 3 for a in whole)
