@@ -14,7 +14,6 @@ from .samples import BROKEN
 from .turn_batches import turn_batch
 from .watcher import drifts, of_episodes, scores_by_name
 
-
 OVER_ALL_PARTS = f"eval_{mixture.NAME}_pass1"
 """The host tells scores by part and takes the first of them for the one that the best checkpoint has; this is the mean over all held-out episodes."""
 

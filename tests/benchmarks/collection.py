@@ -116,10 +116,9 @@ def kills(folder, count=20, seed=0):
         print(f"kill {number + 1}: {len(now)} episodes", flush=True)
     last = start(folder / "killed.log", *flags, "--collect.output", folder / "killed")
     assert last.wait() == 0, (folder / "killed.log").read_text()[-3000:]
-    one, other = ids_of("whole"), ids_of("killed")
-    print(
-        f"{len(one)} episodes without a kill, {len(other)} with {count}: {'the same' if sorted(one) == sorted(other) else 'NOT THE SAME'}"
-    )
+    one, other = sorted(ids_of("whole")), sorted(ids_of("killed"))
+    assert one == other, f"{len(one)} episodes without a kill, {len(other)} with {count}"
+    print(f"{len(one)} episodes without a kill, and the same with {count}")
 
 
 def store(folder, turns=1_000_000, per_episode=10, tokens=400):

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.rollout.env_worker import EnvServer
 from openrlhf_agentprm.rollout.nursery import Nursery, Provision
 from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
 
@@ -217,6 +218,26 @@ def test_a_spare_takes_the_place_of_a_worker_that_dies():
         until(pool, lambda: len(ready()) == 2)
         assert len({w.pid for w in pool._workers + pool._spares}) == 4
         assert pool.counts == {"restarts": 1, "error": 0, "timeout": 0, "died": 1}
+
+
+def test_spares_that_died_with_their_worker_are_not_taken():
+    """As when the process that all are forked from dies: nobody has read of the spares' deaths yet."""
+    with EnvPool("thirdparty_count", {}, 2, Timeouts(20, 20), Provision(spares=2)) as pool:
+        until(pool, lambda: all(s.deadline is None for s in pool._spares))
+        dead = [s.pid for s in pool._spares] + [pool._workers[0].pid]
+        for pid in dead:
+            os.kill(pid, signal.SIGKILL)
+        while any(alive(pid) for pid in dead):
+            time.sleep(0.01)
+        pool._replace(0)
+        assert ask(pool, 0, reset("train-1")).kind == "ok" and pool._workers[0].pid not in dead
+
+
+def test_a_mixtures_spares_have_all_its_parts_built(tmp_path):
+    parts = [{"env": "thirdparty_count"}, {"env": "thirdparty_noted", "args": {"file": str(tmp_path / "played")}}]
+    server = EnvServer("mixture", {"parts": parts})
+    assert "HasTasks" in server.answer({"do": "describe"})["ok"]["abilities"] and list(server.env._built) == []
+    assert server.answer({"do": "warm_up"}) == {"ok": None} and list(server.env._built) == ["thirdparty_count", "thirdparty_noted"]
 
 
 def test_what_asks_for_more_memory_than_it_may_have_fails_alone():
