@@ -11,16 +11,15 @@ import json
 import os
 import selectors
 import signal
-import socket
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import UserError
+from . import spares
 from .nursery import Nursery, Provision
-
-_LONGEST = 1 << 28  # bytes of one answer: what sends more without an end to its line fills our memory
+from .spares import Spares, Worker, received
 
 
 @dataclass(frozen=True)
@@ -40,16 +39,6 @@ class Reply:
     value: Any = None
     message: str = ""
     user_error: bool = False
-
-
-@dataclass(eq=False)
-class _Worker:
-    pid: int
-    connection: socket.socket
-    buffer: bytearray = field(default_factory=bytearray)
-    deadline: float | None = None  # of the request that is out, if one is
-    what: str = ""
-    lost: bool = False  # it died while nothing was asked of it
 
 
 class EnvPool:
@@ -77,15 +66,15 @@ class EnvPool:
         self.counts = {"restarts": 0, "error": 0, "timeout": 0, "died": 0}
         self._lock = threading.RLock()  # whoever sends and whoever polls may both have to replace a worker
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_Worker] = []
-        self._spares: list[_Worker] = []  # those whose `deadline` is None have a built environment
-        self._provision = provision or Provision()
-        self._nursery = Nursery(name, kwargs, self.timeouts.reset, self._provision.max_memory)
+        self._workers: list[Worker] = []
+        provision = provision or Provision()
+        self._nursery = Nursery(name, kwargs, self.timeouts.reset, provision.max_memory)
+        self._spares = Spares(self._nursery, self._selector, provision.spares, self.timeouts.reset)
         with contextlib.ExitStack() as unless_started:
             unless_started.callback(self.close)
             for index in range(size):
                 self._workers.append(self._spawn(index))
-            self._warm_spares()
+            self._spares.warm()
             self.description: dict[str, Any] = self.call(0, {"do": "describe"})
             unless_started.pop_all()
 
@@ -119,9 +108,9 @@ class EnvPool:
             ready = self._selector.select(max(0.0, wait))
             with self._lock:
                 for key, _ in ready:
-                    if key.data in self._spares:
-                        self._read_spare(key.data)
-                replies = [self._read(key.data) for key, _ in ready if not isinstance(key.data, _Worker)]
+                    if isinstance(key.data, Worker):
+                        self._spares.read(key.data)
+                replies = [self._read(key.data) for key, _ in ready if not isinstance(key.data, Worker)]
                 found = [reply for reply in replies if reply is not None] + self._expired()
             if found or (timeout is not None and time.monotonic() - started >= timeout):
                 return found
@@ -149,11 +138,11 @@ class EnvPool:
 
     def close(self) -> None:
         """End every process."""
-        for w in self._workers + self._spares:
+        for w in [*self._workers, *self._spares.workers]:
             w.connection.close()
         self._nursery.close()
         self._selector.close()
-        self._workers, self._spares = [], []
+        self._workers, self._spares.workers = [], []
 
     def __enter__(self) -> EnvPool:
         return self
@@ -169,58 +158,17 @@ class EnvPool:
             self._selector.unregister(w.connection)
         w.connection.close()
         self.counts["restarts"] += 1
-        self._workers[index] = self._take_spare(index) or self._spawn(index)
-        self._warm_spares()
+        self._workers[index] = self._spares.take(index) or self._spawn(index)
+        self._spares.warm()
 
-    def _spawn(self, index: int) -> _Worker:
-        worker = _Worker(*self._nursery.spawn())
+    def _spawn(self, index: int) -> Worker:
+        worker = Worker(*self._nursery.spawn())
         self._selector.register(worker.connection, selectors.EVENT_READ, index)
         return worker
 
-    # --- spares ---
-
-    def _warm_spares(self) -> None:
-        """Have new ones build their environment, which nobody waits for; those that take longer than a reset may are given up."""
-        for spare in [s for s in self._spares if s.deadline is not None and s.deadline <= time.monotonic()]:
-            self._drop_spare(spare)
-        while len(self._spares) < self._provision.spares:
-            spare = _Worker(*self._nursery.spawn(), deadline=time.monotonic() + self.timeouts.reset)
-            self._selector.register(spare.connection, selectors.EVENT_READ, spare)
-            self._spares.append(spare)
-            with contextlib.suppress(OSError):
-                spare.connection.sendall(b'{"do": "warm_up"}\n')
-
-    def _take_spare(self, index: int) -> _Worker | None:
-        for spare in [s for s in self._spares if s.deadline is None]:
-            if _is_gone(spare.connection):
-                self._drop_spare(spare)
-                continue
-            self._spares.remove(spare)
-            self._selector.modify(spare.connection, selectors.EVENT_READ, index)
-            return spare
-        return None
-
-    def _read_spare(self, spare: _Worker) -> None:
-        """It has built its environment, or it is of no use."""
-        chunk = _received(spare.connection)
-        spare.buffer += chunk
-        told = spare.buffer.endswith(b"\n")
-        if not chunk or len(spare.buffer) > _LONGEST or (told and not spare.buffer.startswith(b'{"ok"')):
-            self._drop_spare(spare)
-        elif told:
-            spare.buffer.clear()
-            spare.deadline = None
-
-    def _drop_spare(self, spare: _Worker) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(spare.pid, signal.SIGKILL)
-        self._selector.unregister(spare.connection)
-        spare.connection.close()
-        self._spares.remove(spare)
-
     def _read(self, index: int) -> Reply | None:
         w = self._workers[index]
-        chunk = _received(w.connection)
+        chunk = received(w.connection)
         if not chunk and w.deadline is None:
             w.lost = True  # told at the next step
             self._selector.unregister(w.connection)
@@ -228,8 +176,8 @@ class EnvPool:
         if not chunk:
             return self._lost(index, "died", f"the environment's process ended during {w.what}")
         w.buffer += chunk
-        if len(w.buffer) > _LONGEST:
-            return self._lost(index, "died", f"the environment's process answered {w.what} by more than {_LONGEST >> 20} MiB")
+        if len(w.buffer) > spares.LONGEST:
+            return self._lost(index, "died", f"the environment's process answered {w.what} by more than {spares.LONGEST >> 20} MiB")
         if not w.buffer.endswith(b"\n"):
             return None
         line = bytes(w.buffer)
@@ -259,21 +207,3 @@ class EnvPool:
         self.counts[kind] += 1
         self._replace(index)
         return Reply(index, kind, message=message)
-
-
-def _received(connection: socket.socket) -> bytes:
-    """What has come; nothing where the other side is gone."""
-    try:
-        return connection.recv(1 << 20)
-    except ConnectionResetError:
-        return b""
-
-
-def _is_gone(connection: socket.socket) -> bool:
-    """Whether the other side of an idle connection has died, though nobody has read it yet."""
-    try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionResetError:
-        return True

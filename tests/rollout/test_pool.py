@@ -205,7 +205,7 @@ def until(pool, holds):
 
 def test_a_spare_takes_the_place_of_a_worker_that_dies():
     with EnvPool("thirdparty_count", {}, 2, Timeouts(20, 20), Provision(spares=2)) as pool:
-        ready = lambda: [s.pid for s in pool._spares if s.deadline is None]  # noqa: E731
+        ready = lambda: [s.pid for s in pool._spares.workers if s.deadline is None]  # noqa: E731
         until(pool, lambda: len(ready()) == 2)
         first, second = ready()
         os.kill(first, signal.SIGKILL)
@@ -216,15 +216,15 @@ def test_a_spare_takes_the_place_of_a_worker_that_dies():
         assert pool._workers[0].pid == second, "one that is alive, and has built its environment"
         assert ask(pool, 0, reset("train-1")).value["observation"] == "at 0"
         until(pool, lambda: len(ready()) == 2)
-        assert len({w.pid for w in pool._workers + pool._spares}) == 4
+        assert len({w.pid for w in pool._workers + pool._spares.workers}) == 4
         assert pool.counts == {"restarts": 1, "error": 0, "timeout": 0, "died": 1}
 
 
 def test_spares_that_died_with_their_worker_are_not_taken():
     """As when the process that all are forked from dies: nobody has read of the spares' deaths yet."""
     with EnvPool("thirdparty_count", {}, 2, Timeouts(20, 20), Provision(spares=2)) as pool:
-        until(pool, lambda: all(s.deadline is None for s in pool._spares))
-        dead = [s.pid for s in pool._spares] + [pool._workers[0].pid]
+        until(pool, lambda: all(s.deadline is None for s in pool._spares.workers))
+        dead = [s.pid for s in pool._spares.workers] + [pool._workers[0].pid]
         for pid in dead:
             os.kill(pid, signal.SIGKILL)
         while any(alive(pid) for pid in dead):
@@ -255,7 +255,7 @@ def test_what_asks_for_more_memory_than_it_may_have_fails_alone():
 
 def test_an_answer_without_end_ends_its_process(monkeypatch):
     with EnvPool("thirdparty_count", {}, 2) as pool:
-        monkeypatch.setattr("openrlhf_agentprm.rollout.pool._LONGEST", 1000)
+        monkeypatch.setattr("openrlhf_agentprm.rollout.spares.LONGEST", 1000)
         found = ask(pool, 0, {"do": "tasks", "split": "train", "first": 0, "count": None})
         assert found.kind == "died" and "answered tasks within 60 s by more than" in found.message
         assert ask(pool, 0, reset("train-1")).kind == "ok"
@@ -265,7 +265,7 @@ def test_closing_leaves_no_process():
     pool = EnvPool("thirdparty_faulty", {}, 4, Timeouts(20, 0.5), Provision(spares=1))
     ask(pool, 0, reset("train-20"))
     ask(pool, 0, {"do": "step", "action": "up"})
-    pids = [w.pid for w in pool._workers + pool._spares] + [pool._nursery.pid]
+    pids = [w.pid for w in pool._workers + pool._spares.workers] + [pool._nursery.pid]
     pool.close()
     deadline = time.monotonic() + 5
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
