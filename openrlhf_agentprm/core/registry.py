@@ -96,6 +96,7 @@ ENVS = Registry(
         "arithmetic": f"{_HERE}.envs.arithmetic:ArithmeticEnv",
         "textcraft": f"{_HERE}.envs.textcraft.env:TextCraftEnv",
         "gymnasium": f"{_HERE}.envs.gym_text:GymTextEnv",
+        "agentgym": f"{_HERE}.envs.agentgym.env:make",
     },
 )
 LABELS = Registry(
