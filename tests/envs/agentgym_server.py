@@ -156,10 +156,15 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Many(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+
 def start(family, port=0):
     """A running server; `.url` says where."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads, server.family = True, family
+    server = Many(("127.0.0.1", port), Handler)
+    server.family = family
     server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return server

@@ -81,6 +81,62 @@ def test_a_server_that_is_killed_and_started_again(notes):
         one.step("move up")
 
 
+def killed(url, name, action=None):
+    """A process that plays, and is killed behind its reset, or in the middle of a step."""
+    code = f"""
+import os, threading
+from openrlhf_agentprm.envs.agentgym.env import make
+env = make({url!r}, {name!r})
+env.reset()
+threading.Timer(0.5, os.kill, (os.getpid(), 9)).start() if {action!r} else os.kill(os.getpid(), 9)
+env.step({action!r})
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+
+
+@pytest.mark.parametrize("name", ["maze", "searchqa"])
+def test_the_session_of_a_killed_process_is_gone_on_in(serve, name):
+    """A pool kills its processes; else each run would leave as many sessions behind as it has workers."""
+    server = serve(name)
+    for _ in range(3):
+        killed(server.url, name)
+    env = make(server.url, name)
+    env.reset()
+    assert server.family.created == 1
+    env.close()
+    assert len(server.family.sessions) == (0 if env.profile.close else 1)
+
+
+def test_a_session_whose_process_was_killed_in_a_step_is_left_alone(serve):
+    """The server may still work at it."""
+    server = serve("maze")
+    server.family.delay = 2.0
+    killed(server.url, "maze", "move up")
+    make(server.url, "maze").reset()
+    assert server.family.created == 2
+
+
+def test_no_two_play_in_a_slot_that_a_server_gives_twice(serve):
+    server = serve("sqlgym")
+    envs = [make(server.url, "sqlgym") for _ in range(9)]
+    for env in envs[:8]:
+        env.reset()
+    with pytest.raises(ServerError, match="in which another instance plays: it has no more; take fewer"):
+        envs[8].reset()
+    envs[0].close()
+    assert envs[8].reset() and server.family.created == 8
+
+
+def test_where_nothing_can_be_noted_it_plays_all_the_same(serve, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    env = make(serve("maze").url, "maze")
+    env.reset()
+    env.step("move up")
+    env.reset()
+    env.close()
+
+
 def test_a_pool_lives_through_a_restart(notes):
     from openrlhf_agentprm.rollout.pool import EnvPool
 

@@ -48,7 +48,7 @@ class AgentGymEnv(gymnasium.Env[str, str]):
         self._server = server
         self._session = Session(server, profile)
         self._lock = threading.Lock()  # a server does not keep two calls of one session apart
-        self._running = False
+        self._running = self._old = False
         self._shown = ""
         self._last: Step | None = None
         self._actions: list[str] | None = None
@@ -95,24 +95,25 @@ class AgentGymEnv(gymnasium.Env[str, str]):
             self._session.release()
 
     def _begin(self, number: int) -> First:
-        """A reset; of a kept session that fails, as behind a restart of the server, once more in a new one."""
-        kept = self._session.is_open()
+        """A reset; in an old session that fails, as behind a restart of the server, once more in a new one."""
         try:
-            return self._begin_in_session(number)
-        except ServerError as error:
-            if not kept or isinstance(error, LateError):
+            return self._begin_in_session(number, new=False)
+        except LateError:
+            raise
+        except ServerError:
+            if not self._old:
                 raise
-        return self._begin_in_session(number)
+        return self._begin_in_session(number, new=True)
 
-    def _begin_in_session(self, number: int) -> First:
+    def _begin_in_session(self, number: int, new: bool) -> First:
         try:
-            if not self._session.is_open():
-                self._session.open(number)
+            self._old = not new and self._session.is_open()
+            if not self._old:
+                self._session.release()
+                self._old = self._session.open(number, new)
             first = read_first(self.profile, self._session.reset(number))
             if first.text is None:
                 first = First(read_text(self._session.get(self.profile.first_get), "the first observation"), first.actions)
-            if not self._session.is_open():
-                raise ServerError(f"{self._server.url}: the server was started again during a reset")
             return first
         except ServerError:
             self._session.drop()
