@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,17 +82,10 @@ def test_a_server_that_is_killed_and_started_again(notes):
         one.step("move up")
 
 
-def killed(url, name, action=None):
-    """A process that plays, and is killed behind its reset, or in the middle of a step."""
-    code = f"""
-import os, threading
-from openrlhf_agentprm.envs.agentgym.env import make
-env = make({url!r}, {name!r})
-env.reset()
-threading.Timer(0.5, os.kill, (os.getpid(), 9)).start() if {action!r} else os.kill(os.getpid(), 9)
-env.step({action!r})
-"""
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+def playing(url, name):
+    """A process that resets, steps and ends on the spot."""
+    code = f"from openrlhf_agentprm.envs.agentgym.env import make; env = make({url!r}, {name!r}); env.reset(); env.step('a'); import os; os._exit(1)"
+    return subprocess.Popen([sys.executable, "-c", code])
 
 
 @pytest.mark.parametrize("name", ["maze", "searchqa"])
@@ -99,7 +93,8 @@ def test_the_session_of_a_killed_process_is_gone_on_in(serve, name):
     """A pool kills its processes; else each run would leave as many sessions behind as it has workers."""
     server = serve(name)
     for _ in range(3):
-        killed(server.url, name)
+        with playing(server.url, name) as process:
+            process.wait()
     env = make(server.url, name)
     env.reset()
     assert server.family.created == 1
@@ -110,8 +105,11 @@ def test_the_session_of_a_killed_process_is_gone_on_in(serve, name):
 def test_a_session_whose_process_was_killed_in_a_step_is_left_alone(serve):
     """The server may still work at it."""
     server = serve("maze")
-    server.family.delay = 2.0
-    killed(server.url, "maze", "move up")
+    server.family.delay = 3600
+    with playing(server.url, "maze") as process:
+        while not server.family.busy:
+            time.sleep(0.01)
+        process.kill()
     make(server.url, "maze").reset()
     assert server.family.created == 2
 

@@ -1,20 +1,23 @@
 """Profiles, tasks and arguments of AgentGym's servers: what is known, what a user gives, and what is told of what is wrong."""
 
+import inspect
 import json
+import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from agentgym_worlds import WORDS
 
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.envs.agentgym.env import make
-from openrlhf_agentprm.envs.agentgym.profile import read_profile
+from openrlhf_agentprm.envs.agentgym.profile import Profile, read_profile
 from openrlhf_agentprm.envs.agentgym.profiles import PROFILES
+from openrlhf_agentprm.envs.agentgym.tasks import number_of, tasks_of
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_splits_of_every_profile_are_disjoint_and_whole(name):
-    from openrlhf_agentprm.envs.agentgym.tasks import number_of, tasks_of
-
     profile = PROFILES[name]
     splits = [tasks_of(profile, split) for split in ("train", "validation", "test")]
     numbers = [[number_of(profile, task) for task in tasks] for tasks in splits]
@@ -99,3 +102,53 @@ def test_a_profile_of_ones_own_from_a_file(serve, tmp_path):
     observation, info = env.reset()
     assert observation == "Let's start Wordle!" and info["instruction"] == "Guess the word." and len(env.tasks("train")) == 24
     assert any(env.step(" ".join(word))[2] for word in WORDS)
+
+
+PAGE = Path(__file__).parents[2] / "docs/environments/agentgym.md"
+
+
+def row(p):
+    """A profile as a line of the page's table."""
+    splits = " / ".join(f"{len(tasks_of(p, split)):,}" for split in ("train", "validation", "test"))
+    needed = {"done": "done", "reward": f"done, reward {p.success_at:g}", "score": f"done, score {p.success_at:g}"}[p.success_by]
+    success = f"{needed}, or the text" if p.success_text else needed
+    number = next(key for key, value in p.reset.items() if value == "{task}")
+    other_end = "a limit" if p.loss_is_limit else "a failure"
+    listed = {"": "–", "webshop": "a GET", "text": "in the text", "reply": "in the answer", "fixed": "always these"}[p.actions]
+    yes_or_no = ["yes" if flag else "no" for flag in (p.close, p.verify)]
+    graded = p.outcome or "success"
+    cells = [
+        f"`{p.name}`",
+        f"`{p.prefix}/`",
+        f"`{number}`",
+        splits,
+        success,
+        other_end,
+        graded,
+        listed,
+        *yes_or_no,
+        str(p.at_once),
+        str(p.turns),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_page_has_the_table_of_profiles():
+    shown = re.findall(r"^\| `\w+` \| `/.*$", PAGE.read_text(), re.M)
+    assert shown == [row(profile) for profile in PROFILES.values()], "\n".join(row(profile) for profile in PROFILES.values())
+
+
+def test_the_page_has_the_arguments_and_every_field_of_a_profile():
+    text = PAGE.read_text()
+    written = dict(re.findall(r"^\| `(\w+)` \| (\S+) \| ", text, re.M))
+    code = {
+        p.name: "required" if p.default is p.empty else "–" if p.default in (None, "") else str(p.default)
+        for p in inspect.signature(make).parameters.values()
+    }
+    assert {name: written[name] for name in code} == code
+    assert [f.name for f in fields(Profile) if f"`{f.name}`" not in text] == []
+
+
+def test_the_pages_own_profile_is_one():
+    shown = re.search(r"```json\n(\{.*?\})\n```", PAGE.read_text(), re.S)[1]
+    assert read_profile(json.loads(shown), PROFILES).name == "words"
