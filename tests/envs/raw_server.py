@@ -11,10 +11,11 @@ class RawServer:
 
     Args:
         reply: see above; None of it: the connection is closed.
+        context: for TLS; none: None.
     """
 
-    def __init__(self, reply):
-        self.reply, self.requests = reply, []
+    def __init__(self, reply, context=None):
+        self.reply, self.requests, self.context = reply, [], context
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -32,10 +33,12 @@ class RawServer:
             except OSError:
                 return
             with connection, contextlib.suppress(OSError):
+                connection = self.context.wrap_socket(connection, server_side=True) if self.context else connection
                 request = read_request(connection)
                 self.requests.append(request)
                 if answer := self.reply(request, connection):
                     connection.sendall(answer)
+                connection.close()
 
 
 def read_request(connection):

@@ -1,9 +1,15 @@
 """What stands at the other end of a socket: half an answer, none, one without end. Each is the one error, and nothing is repeated."""
 
 import json
+import shutil
+import ssl
+import subprocess
+import threading
 import time
 
 import pytest
+from agentgym_server import families
+from launching import free_port
 from raw_server import RawServer, ok
 
 from openrlhf_agentprm.core.errors import UserError
@@ -151,3 +157,58 @@ def test_what_a_user_gives_is_no_way_to_other_files():
     for url in ("ftp://127.0.0.1", "unix:///tmp/x", "http://", "http://a b", "http://127.0.0.1\r\nX: y", "//127.0.0.1", "http://\u212a.x"):
         with pytest.raises(UserError):
             server_of(url)
+
+
+def test_https_with_a_certificate_that_is_known_and_one_that_is_not(tmp_path, monkeypatch):
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate, and is not there")
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    made = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 -subj /CN=localhost"
+    subprocess.run([*made.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with RawServer(lambda r, c: ok(STEP), context) as server:
+        url = server.url.replace("http:", "https:")
+        with pytest.raises(ServerError, match="CERTIFICATE_VERIFY_FAILED"):
+            Server(url).ask("GET", "/", None, 30.0)
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        assert Server(url).ask("POST", "/step", {"id": 0}, 30.0) == json.loads(STEP)
+
+
+def test_episodes_over_the_servers_that_agentgym_runs_on():
+    """FastAPI under uvicorn: its framing, its 422, and its closing of a connection behind five idle seconds, which nobody waits for."""
+    fastapi = pytest.importorskip("fastapi", reason="pip install fastapi")
+    uvicorn = pytest.importorskip("uvicorn", reason="pip install uvicorn")
+    family, app = families()["maze"](), fastapi.FastAPI()
+
+    @app.get("/")
+    def hello():
+        return family.answer("GET", "/", None)
+
+    @app.post("/maze/create")
+    async def create():
+        return family.answer("POST", "/create", None)
+
+    @app.post("/maze/reset")
+    def reset(id: int = fastapi.Body(), game: int = fastapi.Body()):
+        return family.answer("POST", "/reset", {"id": id, "game": game})
+
+    @app.post("/maze/step")
+    def step(id: int = fastapi.Body(), action: str = fastapi.Body()):
+        return family.answer("POST", "/step", {"id": id, "action": action})
+
+    server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{server.config.port}"
+    env = make(url, "maze")
+    env.reset(options={"task_id": "maze_1"})
+    assert env.step("move left")[0].startswith("The goal is at") and env.step("dance \U0001f600 \x00")[4]["valid_action"] is False
+    with pytest.raises(ServerError, match="HTTP 422: .*Field required"):
+        make(url, {"base": "maze", "reset": {"seed": "{task}"}}).reset()
+    with pytest.raises(ServerError, match='HTTP 404: {"detail":"Not Found"}'):
+        make(url, "wordle").reset()
+    server.should_exit = True
+    thread.join(30)
