@@ -123,6 +123,17 @@ def test_admissible_actions_where_they_cost_nothing(serve):
     assert not hasattr(make(serve("wordle").url, "wordle"), "admissible_actions")
 
 
+def test_actions_are_shown_below_the_first_observation_or_below_each(serve):
+    url = serve("alfworld").url
+    for profile, shown in (("alfworld", [True, False]), ({"base": "alfworld", "shown_actions": "all"}, [True, True])):
+        env = make(url, profile)
+        told = [env.reset()[0]]
+        listed = env.admissible_actions()
+        told.append(env.step("turn left")[0])
+        assert ["\nAVAILABLE ACTIONS: " in observation for observation in told] == shown
+        assert told[0].endswith("\nAVAILABLE ACTIONS: " + ", ".join(listed))
+
+
 def test_the_end_is_latched_where_the_server_would_go_on(serve):
     server = serve("textcraft")
     env = make(server.url, "textcraft")

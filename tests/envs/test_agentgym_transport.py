@@ -1,7 +1,9 @@
 """What stands at the other end of a socket: half an answer, none, one without end. Each is the one error, and nothing is repeated."""
 
 import json
+import os
 import shutil
+import signal
 import ssl
 import subprocess
 import threading
@@ -115,6 +117,32 @@ def test_a_step_that_dies_half_way_is_not_sent_again():
         assert env.step("push")[0] == "a"
         used = [json.loads(r.partition(b"\r\n\r\n")[2])["id"] for r in server.requests if b"/reset" in r]
         assert len(used) == 2 and used[0] != used[1]
+
+
+def test_a_step_that_is_interrupted_breaks_its_episode_too():
+    """As by Ctrl-C, or by the alarm of a time limit: the server may be at it still."""
+
+    def interrupt(*_):
+        raise AssertionError("took too long")
+
+    def reply(request, connection):
+        if b"/step" in request:
+            os.kill(os.getpid(), signal.SIGALRM)
+            return drip(request, connection)
+        return ok(b'{"id": %d}' % len(server.requests) if b"/create" in request else b'{"observation": "first"}')
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with RawServer(reply) as server:
+            env = make(server.url, {"name": "x", "tasks": 10})
+            env.reset()
+            with pytest.raises(AssertionError, match="took too long"):
+                env.step("push")
+            with pytest.raises(RuntimeError, match="call reset"):
+                env.step("push")
+            assert not env._session.is_open()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("status", [b"301 Moved", b"302 Found", b"307 Temporary Redirect", b"308 Permanent Redirect"])

@@ -21,7 +21,7 @@ from ..base import SPLITS
 from .http import LateError, Server, ServerError, server_of
 from .profile import Profile, read_profile
 from .profiles import PROFILES
-from .reading import First, Step, fingerprint, read_first, read_shop, read_step, read_text
+from .reading import First, Step, fingerprint, read_first, read_shop, read_step, read_text, text
 from .rules import Judged, judge
 from .session import Session
 from .tasks import number_of, read_item_ids, tasks_of
@@ -71,7 +71,8 @@ class AgentGymEnv(gymnasium.Env[str, str]):
             mark = fingerprint(self._shown, self.profile.lines_in_any_order)
             self._check_same_task(str(task_id), mark)
             self._running = True
-        return self._shown, {"instruction": self.profile.instruction, "valid_action": True, "task_fingerprint": mark}
+            told = self._with_actions(self._shown, "first", "all")
+        return told, {"instruction": self.profile.instruction, "valid_action": True, "task_fingerprint": mark}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         with self._lock:
@@ -81,18 +82,25 @@ class AgentGymEnv(gymnasium.Env[str, str]):
             try:
                 answer = self._session.step(_sent(self.profile, action))
                 step = read_step(self.profile, answer)
-            except ServerError:
+            except BaseException:  # an interrupt too: the server may be at it still
                 self._session.drop()
                 raise
             told = judge(self.profile, step, self._last, action=action.strip(), before=self._shown, admissible=self._actions)
             self._last, self._shown, self._actions = step, step.text, step.actions
             self._running = not (told.terminated or told.truncated)
-        return step.text, told.reward, told.terminated, told.truncated, _info(told, step, answer)
+            shown = self._with_actions(step.text, "all")
+        return shown, told.reward, told.terminated, told.truncated, _info(told, step, answer)
 
     def close(self) -> None:
         with self._lock:
             self._running = False
             self._session.release()
+
+    def _with_actions(self, observation: str, *where: str) -> str:
+        """An observation with the admissible actions below it, where the profile shows them there."""
+        if self.profile.shown_actions not in where or not self._actions:
+            return observation
+        return text(f"{observation}\nAVAILABLE ACTIONS: {', '.join(self._actions)}", "the observation with its actions")
 
     def _begin(self, number: int) -> First:
         """A reset; in an old session that fails, as behind a restart of the server, once more in a new one."""
@@ -115,7 +123,7 @@ class AgentGymEnv(gymnasium.Env[str, str]):
             if first.text is None:
                 first = First(read_text(self._session.get(self.profile.first_get), "the first observation"), first.actions)
             return first
-        except ServerError:
+        except BaseException:
             self._session.drop()
             raise
 

@@ -52,6 +52,7 @@ class Profile:
         actions: whence the admissible actions: "reply" (its `available_actions`), "text" (a list at the observation's end), "fixed", "webshop"
             (a GET when they are asked for), or "".
         fixed: those of "fixed".
+        shown_actions: whether they are written below an observation: "none", "first" (below the first alone) or "all".
         invalid: texts that an observation begins with where the action was not carried out.
         unchanged_is_invalid: an observation that is the one before tells the same.
         action: regular expression; the last match of its group 1 is sent in place of the whole action.
@@ -89,6 +90,7 @@ class Profile:
     outcome: str = ""
     actions: str = ""
     fixed: tuple[str, ...] = ()
+    shown_actions: str = "none"
     invalid: tuple[str, ...] = ()
     unchanged_is_invalid: bool = False
     action: str = ""
@@ -154,7 +156,12 @@ def _frozen(value: Any) -> Any:
 def _problems(p: Profile) -> list[str]:
     """What is wrong with the fields of a profile."""
     told = []
-    allowed = {"success_by": ("done", "reward", "score"), "outcome": ("", "reward", "score"), "actions": _ACTIONS}
+    allowed = {
+        "success_by": ("done", "reward", "score"),
+        "outcome": ("", "reward", "score"),
+        "actions": _ACTIONS,
+        "shown_actions": ("none", "first", "all"),
+    }
     for f in dataclasses.fields(Profile):
         value, kind = getattr(p, f.name), str(f.type)
         if f.name in allowed and value not in allowed[f.name]:

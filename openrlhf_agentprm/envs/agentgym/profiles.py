@@ -32,7 +32,7 @@ _ALL = [
         reset_s=300.0, at_once=4, turns=30, instruction="Carry out the task by commands such as 'look around', 'open door to kitchen', 'focus on X'.",
     ),
     Profile(
-        name="alfworld", reset={"game": TASK, "world_type": "Text"}, success_by="reward", loss_is_limit=True, actions="reply",
+        name="alfworld", reset={"game": TASK, "world_type": "Text"}, success_by="reward", loss_is_limit=True, actions="reply", shown_actions="first",
         invalid=("Nothing happens.",), at_once=2, turns=30,
         tasks={"train": (0, 2178), "validation": (2178, 2420), "test": (2420, 2620)},
         instruction="Carry out the household task. Every action is one of the available actions, written exactly as it is listed.",
