@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import threading
 
 import pytest
@@ -189,6 +190,23 @@ def test_sessions_are_closed_where_they_can_be_also_by_the_garbage_collector(ser
     assert not server.family.sessions
     with pytest.raises(RuntimeError):
         make(server.url, "searchqa").step("x")
+
+
+def test_a_forked_copy_leaves_the_session_to_whom_it_belongs(serve):
+    server = serve("searchqa")
+    env = make(server.url, "searchqa")
+    env.reset()
+    child = os.fork()
+    if not child:
+        try:
+            env.close()
+            env.reset()
+            env.step("x")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert server.family.created == 2 and server.family.steps == 1 and 0 in server.family.sessions
+    env.step("x")
 
 
 def test_calls_of_two_threads_are_one_after_the_other(serve):

@@ -74,7 +74,7 @@ def test_a_server_that_is_killed_and_started_again(notes):
     with process("maze", port):
         there = other.reset(options={"task_id": "maze_2"})[0]
         with pytest.raises(ServerError, match="started again"):
-            one.step("move up")
+            one.step("move left")  # which would move the other's
         assert other.step("jump")[0] == there, "nobody else has moved it"
         one.reset(options={"task_id": "maze_1"})
         one.step("move up")

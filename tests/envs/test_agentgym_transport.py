@@ -17,6 +17,7 @@ from raw_server import RawServer, ok
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.envs.agentgym.env import make
 from openrlhf_agentprm.envs.agentgym.http import MAX_ANSWER, LateError, Server, ServerError, server_of
+from openrlhf_agentprm.envs.agentgym.notes import Notes
 
 STEP = b'{"observation": "a", "reward": 0, "done": false}'
 pytestmark = pytest.mark.usefixtures("notes")
@@ -117,6 +118,28 @@ def test_a_step_that_dies_half_way_is_not_sent_again():
         assert env.step("push")[0] == "a"
         used = [json.loads(r.partition(b"\r\n\r\n")[2])["id"] for r in server.requests if b"/reset" in r]
         assert len(used) == 2 and used[0] != used[1]
+
+
+def test_a_restart_while_a_step_is_under_way():
+    """The answer may be of another's game, and is not taken."""
+
+    def reply(request, connection):
+        if b"/step" in request:
+            Notes(server.url).given(0, once=True)  # another instance was given the number that this one plays on
+            return ok(STEP)
+        return ok(b'{"id": 0}' if b"/create" in request else b'{"observation": "first"}')
+
+    with RawServer(reply) as server:
+        env = make(server.url, {"name": "x", "tasks": 10})
+        env.reset()
+        with pytest.raises(ServerError, match="the server was started again"):
+            env.step("push")
+
+
+def test_an_address_with_a_path():
+    with RawServer(lambda r, c: ok(b"1")) as server:
+        server_of(f"{server.url}/envs/1/").ask("GET", "/observation?id=3", None, 30.0)
+    assert server.requests[0].startswith(b"GET /envs/1/observation?id=3 HTTP/1.1\r\n")
 
 
 def test_a_step_that_is_interrupted_breaks_its_episode_too():
