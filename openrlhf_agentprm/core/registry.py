@@ -97,6 +97,7 @@ ENVS = Registry(
         "mixture": f"{_HERE}.envs.mixture:MixtureEnv",
         "textcraft": f"{_HERE}.envs.textcraft.env:TextCraftEnv",
         "gymnasium": f"{_HERE}.envs.gym_text:GymTextEnv",
+        "agentgym": f"{_HERE}.envs.agentgym.env:make",
     },
 )
 LABELS = Registry(
