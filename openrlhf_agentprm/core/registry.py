@@ -96,6 +96,10 @@ ENVS = Registry(
         "arithmetic": f"{_HERE}.envs.arithmetic:ArithmeticEnv",
         "textcraft": f"{_HERE}.envs.textcraft.env:TextCraftEnv",
         "gymnasium": f"{_HERE}.envs.gym_text:GymTextEnv",
+        "textarena": f"{_HERE}.envs.adapters.textarena:TextArenaEnv",
+        "gem": f"{_HERE}.envs.adapters.gem:GemEnv",
+        "reasoning_gym": f"{_HERE}.envs.adapters.reasoning_gym:ReasoningGymEnv",
+        "openenv": f"{_HERE}.envs.adapters.openenv:OpenEnvEnv",
     },
 )
 LABELS = Registry(
