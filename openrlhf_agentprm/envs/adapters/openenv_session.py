@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import time
 from typing import Any
@@ -44,6 +45,7 @@ class Session:
         self._max_reply = max_reply
         self._socket: Any = None
         self._kept = contextlib.ExitStack()  # closes it
+        self._process = os.getpid()  # a forked one must not speak on its parent's connection
         self._connect = _connector()
 
     def ask(self, kind: str, data: dict[str, Any], *, anew: bool = False) -> dict[str, Any]:
@@ -58,6 +60,8 @@ class Session:
             Refused: by a check of the action's form.
             RuntimeError: whatever else went wrong; the connection is given up.
         """
+        if self._process != os.getpid():
+            self._socket, self._kept, self._process = None, contextlib.ExitStack(), os.getpid()
         kept = self._socket is not None
         if not kept and not anew:
             raise RuntimeError(f"{self.url}: the session of this episode is gone")
@@ -143,6 +147,10 @@ class Session:
         self._socket = None
         with contextlib.suppress(Exception):
             self._kept.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_process", 0) == os.getpid():  # a server has few sessions to give
+            self.drop()
 
     def close(self) -> None:
         """Say goodbye, let the server close, and give the connection up."""

@@ -80,23 +80,22 @@ class ReasoningGymEnv(NumberedEnv):
 
     def _act(self, action: str) -> Step:
         self._left -= 1
-        given = answer_in(action, self.answer)
-        score = self._score(given)
-        info = {"valid_action": given is not None, "success": score >= 1.0}
+        score = self._score(answer_in(action, self.answer))
+        info = {"valid_action": score is not None, "success": score is not None and score >= 1.0}
         if info["success"] or not self._left:
-            return "", score, True, False, info
-        wrong = "That is not right." if given is not None else f"No answer was found. {self.instruction}"
+            return "", score or 0.0, True, False, info
+        wrong = "That is not right." if info["valid_action"] else f"No answer was found. {self.instruction}"
         return f"{wrong} Tries left: {self._left}.", 0.0, False, False, info
 
-    def _score(self, given: str | None) -> float:
-        """From 0 to 1; what the data set cannot read is no answer."""
+    def _score(self, given: str | None) -> float | None:
+        """From 0 to 1; None where there is no answer, or none that the data set can read."""
         if given is None:
-            return 0.0
+            return None
         try:
             with self._random():
                 return float(self._data.score_answer(given, self._entry))
-        except Exception:
-            return 0.0
+        except Exception:  # some data sets raise what their parser raises
+            return None
 
     # --- abilities ---
 

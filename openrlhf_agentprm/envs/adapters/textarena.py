@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ...core.errors import UserError
+from ..base import is_finite_number
 from .common import NumberedEnv, OwnRandom, Step, built, package
 
 INSTALL = "pip install 'openrlhf-agentprm[textarena]'"
@@ -71,12 +72,12 @@ class TextArenaEnv(NumberedEnv):
         valid = not forfeited and self._game.state.error_count == 0  # it counts the wrong moves that stand in a row
         if not ended:
             return shown, 0.0, False, False, {"valid_action": valid, "success": False}
-        reward = float(rewards[0])
+        reward = float(rewards[0]) if is_finite_number(rewards[0]) else 0.0  # some games forfeit with the reason in its place
         shown = "\n\n".join(part for part in (shown, str(told[0].get("reason") or "")) if part)
         return shown, reward, True, False, {"valid_action": valid, "success": not forfeited and reward >= self.success}
 
     def _new_messages(self) -> str:
         """What the game has said since it was asked last, without the player's own words."""
-        own = self._library.ObservationType.PLAYER_ACTION
+        own = self._library.ObservationType.PLAYER_ACTION  # some games give it in the sender's place
         _, messages = self._game.get_observation()
-        return "\n\n".join(text for _, text, kind in messages if kind is not own)
+        return "\n\n".join(str(text) for sender, text, kind in messages if own not in (sender, kind))
