@@ -231,6 +231,6 @@ def test_no_proxy_is_used(server):
         f"from openrlhf_agentprm.envs.adapters.openenv import OpenEnvEnv\nenv = OpenEnvEnv({server + '/guess'!r}, 'number', 'hint')\n"
         "print(env.reset()[0])\nenv.close()"
     )
-    proxies = {name: "http://127.0.0.1:1" for name in ("http_proxy", "https_proxy", "ws_proxy", "wss_proxy", "all_proxy")}
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "ws_proxy", "wss_proxy", "all_proxy"), "http://127.0.0.1:1")
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **proxies, "no_proxy": ""}, capture_output=True, text=True)
     assert done.stdout == "Guess a number from 0 to 15.\n", done.stderr
