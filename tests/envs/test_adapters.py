@@ -1,13 +1,20 @@
 """What the environments of other libraries share, on a library of three lines that draws from the process's generators."""
 
+import inspect
 import random
+import re
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.core.registry import ENVS
 from openrlhf_agentprm.envs.adapters.common import NumberedEnv, OwnRandom, PlacedTasks, answer_in, built, last_boxed, of_split, package
+from openrlhf_agentprm.envs.adapters.openenv_session import INSTALL as OPENENV_INSTALL
+from openrlhf_agentprm.envs.base import make_env
 from openrlhf_agentprm.envs.checker import check_env
 
 
@@ -112,3 +119,37 @@ def test_a_missing_package_and_a_wrong_argument_are_told():
         package("no_such_package", "pip install it", "x")
     with pytest.raises(UserError, match="making y failed: ZeroDivisionError"):
         built("making y", lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    "name, absent, arguments, line",
+    [
+        ("textarena", "textarena", {"id": "TowerOfHanoi-v0-raw"}, "pip install 'openrlhf-agentprm[textarena]'"),
+        ("gem", "gem", {"id": "rg:countdown"}, "pip install --no-deps gem-llm==0.1.0 reasoning-gym==0.1.25 "),
+        ("reasoning_gym", "reasoning_gym", {"dataset": "countdown"}, "pip install 'openrlhf-agentprm[reasoning-gym]'"),
+        ("openenv", "websockets.sync.client", {"url": "http://127.0.0.1:8000"}, "pip install 'openrlhf-agentprm[openenv]'"),
+    ],
+)
+def test_each_tells_the_line_that_installs_what_it_needs(monkeypatch, name, absent, arguments, line):
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(UserError, match=re.escape(line)):
+        make_env(name, **arguments)
+
+
+def in_a_table(parameter):
+    """A default as the pages write it."""
+    default = parameter.default
+    if default is None:
+        return "–" if parameter.name in ("ranges", "invalid") else "{}"
+    if default is inspect.Parameter.empty:
+        return "required"
+    return f'"{default}"' if isinstance(default, str) else str(default).lower()
+
+
+@pytest.mark.parametrize("name", ["textarena", "gem", "reasoning_gym", "openenv"])
+def test_a_page_has_the_arguments_their_defaults_and_the_line_that_installs(name):
+    page = (Path(__file__).parents[2] / "docs" / "environments" / f"{name}.md").read_text()
+    written = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.M))
+    found = ENVS.load(name)
+    assert written == {parameter.name: in_a_table(parameter) for parameter in inspect.signature(found).parameters.values()}
+    assert getattr(sys.modules[found.__module__], "INSTALL", OPENENV_INSTALL) in page

@@ -108,7 +108,7 @@ def test_the_checker_passes(id):
 
 def test_the_checker_passes_on_mathematics(halves):
     make = functools.partial(make_env, "gem", id="math:GSM8K", kwargs=halves)
-    assert [r for r in check_env(make, episodes=20) if r.problem] == []
+    assert [r for r in check_env(make, episodes=5, tasks_tried=1) if r.problem] == []
 
 
 def test_the_import_leaves_the_logging_of_the_process_alone():
