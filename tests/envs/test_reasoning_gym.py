@@ -71,7 +71,9 @@ def test_an_answer_that_the_data_set_stumbles_over_is_none():
     assert env.step("<answer>x</answer>") == ("", 0.0, True, False, {"valid_action": False, "success": False})
 
 
-@pytest.mark.parametrize("arguments", [{"dataset": "basic_arithmetic"}, {"dataset": "chain_sum", "tries": 2, "graded": True, "answer": "boxed"}])
+@pytest.mark.parametrize(
+    "arguments", [{"dataset": "basic_arithmetic"}, {"dataset": "chain_sum", "tries": 2, "graded": True, "answer": "boxed"}]
+)
 def test_the_checker_passes(arguments):
     make = functools.partial(make_env, "reasoning_gym", **arguments)
     assert [r for r in check_env(make, episodes=50) if r.problem] == []
