@@ -98,6 +98,10 @@ ENVS = Registry(
         "textcraft": f"{_HERE}.envs.textcraft.env:TextCraftEnv",
         "gymnasium": f"{_HERE}.envs.gym_text:GymTextEnv",
         "agentgym": f"{_HERE}.envs.agentgym.env:make",
+        "gem": f"{_HERE}.envs.adapters.gem:GemEnv",
+        "openenv": f"{_HERE}.envs.adapters.openenv:OpenEnvEnv",
+        "reasoning_gym": f"{_HERE}.envs.adapters.reasoning_gym:ReasoningGymEnv",
+        "textarena": f"{_HERE}.envs.adapters.textarena:TextArenaEnv",
     },
 )
 LABELS = Registry(
