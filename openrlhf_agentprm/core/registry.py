@@ -94,6 +94,7 @@ ENVS = Registry(
         "babyai": f"{_HERE}.envs.babyai.env:BabyAIEnv",
         "alfworld": f"{_HERE}.envs.alfworld.env:AlfworldEnv",
         "arithmetic": f"{_HERE}.envs.arithmetic:ArithmeticEnv",
+        "tools_arithmetic": f"{_HERE}.envs.tools_arithmetic:ToolsArithmeticEnv",
         "textcraft": f"{_HERE}.envs.textcraft.env:TextCraftEnv",
         "gymnasium": f"{_HERE}.envs.gym_text:GymTextEnv",
     },
