@@ -54,10 +54,8 @@ class ChatFormat:
         self.parse = parser_for(action_format)
         self._action_format = action_format
         self._before = [*([{"role": "system", "content": system_prompt}] if system_prompt else []), *few_shot]
-        self._more = {
-            name: value for name, value in (("tools", list(tools)), ("template_args", template_args), ("history", history)) if value
-        }
-        self._more = {name: value for name, value in self._more.items() if value != "template"}
+        more = {"tools": list(tools), "template_args": template_args, "history": history}
+        self._more = {name: value for name, value in more.items() if value and value != "template"}
         self._template = Template(tokenizer, self._before, tools, template_args, history)
         if isinstance(self.parse, ToolCall):
             self._check_tools(system_prompt, tools)
@@ -67,6 +65,7 @@ class ChatFormat:
         self.end_token_id = self._ends[0]
         self.stop_token_ids = list(dict.fromkeys([*self._ends, *stop_token_ids]))
         self._marked = isinstance(self.parse, ToolCall) or bool(self._template.opening.strip())  # special tokens are part of what was said
+        self._special_stops = {i for i in stop_token_ids if (token := tokenizer.added_tokens_decoder.get(i)) and token.special}
         self._check_tokens()
 
     def identity(self) -> str:
@@ -109,7 +108,7 @@ class ChatFormat:
     def action_text(self, action_tokens: Sequence[int]) -> str:
         """What was sampled, as text: without special tokens, or, where they are part of a call or of a channel, without the one that ends it."""
         tokens = list(action_tokens)
-        if self._marked and tokens and tokens[-1] in self.stop_token_ids:
+        if self._marked and tokens and (tokens[-1] in self._ends or tokens[-1] in self._special_stops):
             del tokens[-1]
         return self.tokenizer.decode(tokens, skip_special_tokens=not self._marked)
 

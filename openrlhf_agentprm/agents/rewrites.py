@@ -82,9 +82,12 @@ def _reasons(template: Template) -> Iterator[str]:
 
 def _moved(template: Template) -> Iterator[str]:
     """What stands before the last user message, wherever that is."""
-    if any(m["content"] in template.between for m in template.preamble[:1] if m["role"] == "system"):
+    said = [{"role": "user", "content": USER}, {"role": "assistant", "content": ANSWER}, {"role": "user", "content": USER}]
+    alone = template.render(said, bare=True).partition(ANSWER)[2]
+    more = lambda text: template.between.count(text) > alone.count(text)  # noqa: E731
+    if any(more(m["content"]) for m in template.preamble[:1] if m["role"] == "system"):
         yield "it moves the system message to the last user message"
-    if any(f'"{name}"' in template.between for name in tool_names(template.tools)):
+    if any(more(f'"{name}"') for name in tool_names(template.tools)):
         yield "it moves the tools to the last user message"
 
 

@@ -195,7 +195,8 @@ def _read(action: str) -> tuple[Call | None, str]:
         return None, f"There is no tool {_brief(name)}. Call one of {known}."
     takes = _TOOLS[name][1]
     if set(arguments) != set(takes):
-        return None, f"{name} takes {', '.join(takes)}; it was given {_brief(', '.join(map(str, arguments)) or 'nothing')}."
+        given_names = _short(", ".join(map(repr, arguments)) or "nothing")
+        return None, f"{name} takes {', '.join(takes)}; it was given {given_names}."
     given = []
     for key, about in takes.items():
         part = arguments[key]
@@ -220,7 +221,10 @@ def _plural(item: str) -> str:
 
 
 def _brief(value: object) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else repr(value)
+    return _short(json.dumps(value) if not isinstance(value, str) else repr(value))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
