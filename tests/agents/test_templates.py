@@ -1,12 +1,14 @@
 """Chat templates of real models: those that only append are token-exact over ten turns; those that rewrite earlier turns are told what they do."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from real_templates import TOOLS, source, tokenizer_of
 
 from openrlhf_agentprm.agents.calls import Call
-from openrlhf_agentprm.agents.chat import ChatFormat
+from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
 from openrlhf_agentprm.core.errors import UserError
 
 APPENDING = ["qwen2_5", "qwen3_instruct_2507", "llama3", "llama3_1", "llama3_2", "gemma", "gemma3", "mistral_v3", "mistral_v3_tekken"]
@@ -201,6 +203,37 @@ def test_mistral_keeps_the_system_message_and_the_tools_where_they_were(name, bl
         expected += f"{text}</s>" + (result if turn % 3 else f"[INST]{blank}{turn}[/INST]")
         assert tokens == tokenizer.encode(expected, add_special_tokens=False)
     assert chat.parse(called) == '{"name": "halve", "arguments": {"a": 9}}'
+
+
+@pytest.fixture(scope="module")
+def mistral_7b(tmp_path_factory):
+    """The tokenizer of Mistral 7B v0.3 itself, as mistral_common (which vLLM brings) ships it."""
+    common = pytest.importorskip("mistral_common", reason="pip install mistral_common")
+    folder = tmp_path_factory.mktemp("mistral")
+    shutil.copy(Path(common.__file__).parent / "data/mistral_instruct_tokenizer_240323.model.v3", folder / "tokenizer.model")
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": False, **tokens}))
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = source("mistral_v3")
+    return tokenizer
+
+
+def test_mistrals_own_tokenizer_is_token_exact(mistral_7b):
+    """It puts a space before a text; so does its template before an answer, and what is demonstrated has it once."""
+    chat = ChatFormat(mistral_7b)
+    assert mistral_7b.convert_ids_to_tokens(chat.encode_action("up 3")) == ["▁up", "▁", "3", "</s>"]
+    messages = [{"role": "user", "content": "at 0"}]
+    tokens = chat.first("", "at 0")
+    for turn in range(10):
+        assert tokens == rendered(mistral_7b, messages)
+        action = chat.encode_action(f"up {turn}")
+        assert chat.action_text(action) == f"up {turn}"
+        tokens = tokens + action + chat.following(f"at {turn}", closed=True)
+        messages += [{"role": "assistant", "content": f"up {turn}"}, {"role": "user", "content": f"at {turn}"}]
+    tools = ChatFormat(mistral_7b, action_format="tool_call", tools=TOOLS, history="as_sampled")
+    action = tools.encode_action(Call("double", {"a": 4}).text())
+    assert mistral_7b.convert_ids_to_tokens(action)[:3] == ["[TOOL_CALLS]", "▁[", '{"'] and tools.is_closed(action)
+    assert tools.parse(tools.action_text(action)) == Call("double", {"a": 4}).text()
 
 
 def test_gemma_is_told_of_tools_by_the_system_message():

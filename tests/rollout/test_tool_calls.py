@@ -1,4 +1,4 @@
-"""Tool calls from the environment to the tokens: the tools in the prompt, calls and their results in the template's own form, rules for invalid actions."""
+"""Tool calls from environment to tokens: tools in the prompt, calls and results in the template's own form; rules for invalid actions."""
 
 import pytest
 from real_templates import tokenizer_of
