@@ -95,8 +95,8 @@ class ChatFormat:
         call = self._call(text)
         if call is not None and text == call.text():  # the environment's own form of a call
             text = self._template.call(call)
-        elif not (self._template.opening.strip() and self._template.holds_marks(text)):
-            text = self._template.opening + text
+        elif call is None:
+            text = self._template.answer(text)
         before = self._encode(self._template.tail)  # for tokenizers that put a space before whatever comes first
         both = self._encode(self._template.tail + text)
         action = both[len(before) :] if both[: len(before)] == before else self._encode(text)

@@ -88,9 +88,10 @@ class Template:
         whole = self.render([_user(USER.format(0)), calling(call), told(call, USER.format(1))], bare=self._bare)
         return whole.removeprefix(self.begun).removesuffix(self._behind_call(call, USER.format(1)))
 
-    def holds_marks(self, text: str) -> bool:
-        """Whether a text has special tokens of its own: an answer as it was sampled, with its channels."""
-        return self._special.search(text) is not None
+    def answer(self, text: str) -> str:
+        """The text of an answer, behind what the template writes before it; one that was sampled, with its own marks or blank, as it is."""
+        own = text.startswith(self.opening) or (self.opening.strip() and self._special.search(text))
+        return text if own else self.opening + text
 
     def closing(self) -> str:
         """The special token that ends an answer in an earlier turn; empty where there is none."""

@@ -6,12 +6,11 @@ them, each call to the environment under a time limit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import base, endurance
+from . import base, endurance, tool_checks
 from .subject import Env, Subject, brief, same
 
 
@@ -151,43 +150,6 @@ def check_admissible_actions_are_valid(s: Subject) -> str | None:
     return None
 
 
-def check_tools_are_told_as_schemas(s: Subject) -> str | None:
-    tooled = base.ability(s.env, base.HasTools)
-    if tooled is None:
-        return "no tools()"
-    with s.calling("tools()"):
-        tools = tooled.tools()
-    assert isinstance(tools, list) and tools, f"tools() returned {brief(tools)}; wanted a non-empty list"
-    names = [_tool_name(tool) for tool in tools]
-    assert len(set(names)) == len(names), f"tools() names one twice: {names}"
-    try:
-        json.dumps(tools)
-    except (TypeError, ValueError) as error:
-        raise AssertionError(f"tools() cannot be written as JSON: {error}") from error
-    other = base.need(s.new(), base.HasTools, "this check").tools()
-    assert other == tools, "tools() differ between two instances; they stand in the prompt, once for all tasks"
-    if base.ability(s.env, base.HasExpert):
-        s.reset(s.env, s.tasks()[0])
-        action = s.expert_action(s.env)
-        try:
-            called = json.loads(action)["name"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise AssertionError(f"the expert's action is {brief(action)}; wanted a call such as {{'name': …, 'arguments': …}}") from error
-        assert called in names, f"the expert calls {brief(called)}; the tools are {names}"
-    return None
-
-
-def _tool_name(tool: Any) -> str:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    shape = "{'type': 'function', 'function': {'name': str, 'description': str, 'parameters': {'type': 'object', 'properties': …}}}"
-    assert isinstance(function, dict) and tool.get("type") == "function", f"a tool is {brief(tool)}; wanted {shape}"
-    parameters = function.get("parameters")
-    right = isinstance(function.get("name"), str) and function["name"] and isinstance(function.get("description"), str)
-    takes = isinstance(parameters, dict) and parameters.get("type") == "object" and isinstance(parameters.get("properties"), dict)
-    assert right and takes, f"a tool's function is {brief(function)}; wanted {shape}"
-    return function["name"]
-
-
 def check_the_expert_succeeds(s: Subject) -> str | None:
     if base.ability(s.env, base.HasExpert) is None:
         return "no expert_action()"
@@ -263,7 +225,7 @@ CHECKS: list[Check] = [
     check_splits_are_disjoint,
     check_nonsense_is_answered_not_raised,
     check_admissible_actions_are_valid,
-    check_tools_are_told_as_schemas,
+    tool_checks.check_tools_are_told_as_schemas,
     check_the_expert_succeeds,
     check_snapshots_restore_the_state,
     check_the_end_is_told_apart,

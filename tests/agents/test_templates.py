@@ -40,6 +40,7 @@ def test_ten_turns_are_the_templates_own_tokens(name):
         assert tokens == rendered(tokenizer, messages), f"turn {turn}"
         action = chat.encode_action(f"up {turn}")
         assert chat.is_closed(action) and chat.action_text(action).strip() == f"up {turn}"
+        assert chat.encode_action(chat.action_text(action)) == action, "what was sampled is told again as it was"
         tokens = tokens + action + chat.following(observation, closed=True)
         messages += [{"role": "assistant", "content": f"up {turn}"}, {"role": "user", "content": observation}]
     assert tokens == rendered(tokenizer, messages)

@@ -3,6 +3,7 @@
 import pytest
 from real_templates import tokenizer_of
 
+from openrlhf_agentprm.agents.chat import ChatFormat
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.episode import Status, problems_of
 from openrlhf_agentprm.rollout.builder import Assignment, EpisodeBuilder, Limits
@@ -10,6 +11,7 @@ from openrlhf_agentprm.rollout.config import EnvConfig
 from openrlhf_agentprm.rollout.demonstrate import demonstrate
 from openrlhf_agentprm.rollout.pool import EnvPool
 from openrlhf_agentprm.rollout.prefix import prefix_of
+from openrlhf_agentprm.rollout.retell import retell
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,15 @@ def test_an_experts_episode_is_the_templates_own_conversation(pool, chat):
         text = chat.tokenizer.apply_chat_template(messages, tools=pool.description["tools"], tokenize=False)
         assert chat.tokenizer.encode(text)[: len(episode.token_ids)] == episode.token_ids
         assert '"name": "submit_answer"' in text.partition("<|im_end|>")[0], "the tools stand in the system message"
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "mistral_v3", "mistral_v3_tekken", "gpt_oss"])
+def test_an_episode_told_again_has_the_same_tokens(pool, name):
+    """Its stored texts hold the special tokens of its calls."""
+    chat = ChatFormat(tokenizer_of(name), action_format="tool_call", tools=pool.description["tools"], history="as_sampled")
+    (episode,) = demonstrate([assignment(pool)], pool, chat, Limits(20, 10_000))
+    again = retell(episode, {}, chat, 10_000, [turn.action for turn in episode.turns])
+    assert again.token_ids == episode.token_ids and again.status is episode.status is Status.SUCCESS
 
 
 def test_a_turn_without_a_call_is_answered_by_the_user(pool, chat):
