@@ -120,6 +120,7 @@ def _assignments(args: Any, config: EnvConfig, chat: Any, tasks: list[str]) -> I
         "max_tokens_per_turn": config.max_tokens_per_turn,
         "env_args": config.args,
         "format": text_digest(chat.identity()),
+        **config.rules(),
     }
     explore = Exploration.of(args.collect, config.name, config.split, sampling)
     for sample in range(args.collect.n_samples_per_task):

@@ -13,6 +13,7 @@ _SHOWN = 5
 
 def add_import_flags(group: argparse._ArgumentGroup) -> None:
     from ..agents.parsing import ACTION_FORMATS
+    from ..rollout.config import add_chat_flags
 
     add = group.add_argument
     add("--import.format", default="messages", choices=["messages", "agentgym", "agent_prm"], help="what the file, or folder, holds")
@@ -24,8 +25,7 @@ def add_import_flags(group: argparse._ArgumentGroup) -> None:
     add("--policy.model_name_or_path", default=None, help="folder or hub name whose tokenizer makes the tokens")
     add("--data.max_len", type=int, default=2048, help="context in tokens; episodes that outgrow it are left out and counted")
     add("--env.action_format", default="action_only", choices=list(ACTION_FORMATS), help="how the actions are to be read")
-    add("--env.system_prompt_file", default=None, help="text file with the system message")
-    add("--env.chat_template", default=None, help="file with a chat template in place of the tokenizer's")
+    add_chat_flags(group)
 
 
 def import_episodes(source: str, output: str, args: Any) -> int:
@@ -42,10 +42,7 @@ def import_episodes(source: str, output: str, args: Any) -> int:
     how, model = vars(args)["import"], args.policy.model_name_or_path
     if not model:
         raise UserError("--policy.model_name_or_path is required: the tokenizer that makes the episodes' tokens")
-    config = EnvConfig(
-        "", action_format=args.env.action_format, system_prompt_file=args.env.system_prompt_file, chat_template=args.env.chat_template
-    )
-    chat = config.chat(model)
+    chat = EnvConfig.from_namespace(args.env, name=how.env or "").chat(model)
     sampling = {"recorded": how.format, "format": text_digest(chat.identity()), "max_len": args.data.max_len}
     found = list(read_recorded(Path(source), how.format, About(how.env, how.split, how.outcome, how.policy, sampling)))
     bad = [f"{source}, {where}: {row}" for where, row in found if isinstance(row, RowError)]

@@ -162,7 +162,7 @@ def _completer(args: Any, store: Any) -> Any:
     if folder.resolve() == store.path.resolve():
         raise UserError(f"--completions.store {folder} is the store that is labelled; give the completions a folder of their own")
     first = _common(store, args)
-    how = {name: first.sampling[name] for name in _SETTING}
+    how = {name: first.sampling[name] for name in (*_SETTING, *_RULES) if name in first.sampling}
     args.env.name = first.env
     env = EnvConfig.from_namespace(args.env).played_as(how, first.split)
     model = args.policy.model_name_or_path or first.policy
@@ -199,6 +199,7 @@ def _completer(args: Any, store: Any) -> Any:
 
 
 _SETTING = ("env_args", "max_turns", "max_len", "max_tokens_per_turn", "format")
+_RULES = ("invalid_action", "invalid_penalty")  # told where they are not the default
 
 
 def _cannot_be_completed(how: Mapping[str, Any]) -> str:
@@ -226,7 +227,15 @@ def _common(store: Any, args: Any) -> Any:
             )
         policy = None if args.policy.model_name_or_path else episode.policy_digest
         heat = None if args.completions.temperature is not None else how.get("temperature", 1.0)
-        setting = [episode.env, *(how[name] for name in _SETTING), policy, heat, how.get("top_p", 1.0), how.get("top_k", -1)]
+        setting = [
+            episode.env,
+            *(how[name] for name in _SETTING),
+            *map(how.get, _RULES),
+            policy,
+            heat,
+            how.get("top_p", 1.0),
+            how.get("top_k", -1),
+        ]
         seen.setdefault(str(setting), episode)
     if len(seen) > 1:
         raise UserError(

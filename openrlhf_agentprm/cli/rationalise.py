@@ -15,6 +15,7 @@ from .boundary import run_command
 
 def build_parser() -> Parser:
     from ..agents.parsing import ACTION_FORMATS
+    from ..rollout.config import add_chat_flags
 
     parser = Parser(
         prog="python -m openrlhf_agentprm.cli.rationalise",
@@ -27,8 +28,7 @@ def build_parser() -> Parser:
     add("--data.max_len", type=int, default=None, help="context in tokens (2048, or what the model has if that is less)")
     add("--data.action_format", default="action_only", choices=list(ACTION_FORMATS), help="how the episodes' actions are read")
     add("--policy.model_name_or_path", required=True, help="writes the thoughts; the new episodes are in its tokens")
-    add("--env.system_prompt_file", default=None, help="text file with the new episodes' system message")
-    add("--env.chat_template", default=None, help="file with a chat template in place of the tokenizer's")
+    add_chat_flags(parser.add_argument_group("the new episodes' prompts"))
     add("--rationalise.output", required=True, help="folder of the store to write")
     add("--rationalise.template_file", default=None, help="text file with the question: $instruction, $history, $observation, $action")
     add("--rationalise.max_tokens", type=int, default=64, help="tokens of a thought")
@@ -66,10 +66,11 @@ def write(args: Any, template: str) -> dict[str, Any]:
     from ..rollout.rationalise import Told, Writer, rationalise
 
     flags, model = args.rationalise, args.policy.model_name_or_path
-    config = EnvConfig("", action_format="react", system_prompt_file=args.env.system_prompt_file, chat_template=args.env.chat_template)
+    config = EnvConfig.from_namespace(args.env, name="", action_format="react")
     max_len = context_length(model, args.data.max_len)
     writer = Writer(
-        ChatFormat(load_tokenizer(model, args.env.chat_template)), config.chat(model), parser_for(args.data.action_format),
+        ChatFormat(load_tokenizer(model, args.env.chat_template), template_args=config.chat_template_args, history="as_sampled"),
+        config.chat(model), parser_for(args.data.action_format),
         Sampling(flags.temperature, flags.top_p), template, flags.max_tokens, max_len, flags.seed,
     )  # fmt: skip
     by = {"by": policy_digest(model), "template": text_digest(template), "temperature": flags.temperature, "top_p": flags.top_p}

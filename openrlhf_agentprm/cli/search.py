@@ -92,6 +92,8 @@ def search(args: Any, methods: list[Method], prms: dict[str, str]) -> None:
         "split": config.split,
         "first_task": config.first_task,
         "num_tasks": config.num_tasks,
+        "invalid_action": config.invalid_action,
+        "invalid_penalty": config.invalid_penalty,
     }
     wanted = []
     for name, path in judges.items():

@@ -132,6 +132,7 @@ EARLIER: dict[str, Any] = {
     "prover": "",
 }
 EARLIER |= {"step_tokens": [], "budget_tokens": None, "budget_turns": None, "budget_seconds": None}
+EARLIER |= {"invalid_action": "message", "invalid_penalty": 0.0}
 
 
 def as_now(entry: dict[str, Any]) -> dict[str, Any]:

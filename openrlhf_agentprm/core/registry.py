@@ -95,6 +95,7 @@ ENVS = Registry(
         "alfworld": f"{_HERE}.envs.alfworld.env:AlfworldEnv",
         "arithmetic": f"{_HERE}.envs.arithmetic:ArithmeticEnv",
         "mixture": f"{_HERE}.envs.mixture:MixtureEnv",
+        "tools_arithmetic": f"{_HERE}.envs.tools_arithmetic:ToolsArithmeticEnv",
         "textcraft": f"{_HERE}.envs.textcraft.env:TextCraftEnv",
         "gymnasium": f"{_HERE}.envs.gym_text:GymTextEnv",
         "agentgym": f"{_HERE}.envs.agentgym.env:make",

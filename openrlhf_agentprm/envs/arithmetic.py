@@ -11,7 +11,6 @@ L = `largest`. They are numbered, and a split is a part of the numbers: no quest
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -20,10 +19,9 @@ from typing import Any
 import gymnasium
 
 from ..core.errors import UserError
-from .base import SPLITS, LazyTasks
+from .base import NumberedTasks
 
 INSTRUCTION = "Work out the sum from left to right, one operation a line, with a semicolon between lines. The last number is the answer."
-_SHARES = {"train": (0, 8), "validation": (8, 9), "test": (9, 10)}  # tenths of the questions
 _CHAIN = re.compile(r"\d+([+-]\d+)+")
 
 
@@ -109,24 +107,15 @@ def last_number(text: str) -> int | None:
     return int(found[-1]) if found else None
 
 
-class _Questions(LazyTasks):
+class _Questions(NumberedTasks):
     """The questions of a split, shuffled."""
 
     def __init__(self, split: str, terms: int, largest: int) -> None:
-        if split not in _SHARES:
-            raise UserError(f"unknown split {split!r} (known: {', '.join(SPLITS)})")
+        super().__init__((largest + 1) * largest ** (terms - 1), split)
         self._terms, self._largest = terms, largest
-        self._all = (largest + 1) * largest ** (terms - 1)
-        low, high = _SHARES[split]
-        self._first = self._all * low // 10
-        super().__init__(min(self._all * high // 10 - self._first, 2**31))
-        stride = int(self._all * 0.618) | 1  # far from its neighbours, and coprime, so that every question comes once
-        while math.gcd(stride, self._all) > 1:
-            stride += 2
-        self._stride = stride
 
     def task(self, index: int) -> str:
-        number = (self._first + index) * self._stride % self._all
+        number = self.number(index)
         number, value = divmod(number, self._largest + 1)
         text = str(value)
         for _ in range(self._terms - 1):

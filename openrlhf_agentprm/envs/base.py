@@ -72,6 +72,14 @@ class HasWarmUp(Protocol):
     def warm_up(self) -> None: ...
 
 
+@runtime_checkable
+class HasTools(Protocol):
+    """`tools()` tells what can be called: JSON schemas as chat templates take them, `{"type": "function", "function": {"name": …,
+    "description": …, "parameters": {…}}}`. An action is a call as text, `{"name": …, "arguments": {…}}`."""
+
+    def tools(self) -> list[dict[str, Any]]: ...
+
+
 class LazyTasks(Sequence[str]):
     """Task ids that are made when they are asked for; a subclass says how many there are and which one stands at an index."""
 
@@ -109,6 +117,29 @@ class SeededTasks(LazyTasks):
 
     def task(self, index: int) -> str:
         return f"{self._levels[index % len(self._levels)]}/{self._first + index}"
+
+
+SHARES = {"train": (0, 8), "validation": (8, 9), "test": (9, 10)}  # tenths of the tasks
+
+
+class NumberedTasks(LazyTasks):
+    """Tasks numbered from 0 to `total` − 1: a split is a part of the numbers, shuffled, so that no task is in two splits."""
+
+    def __init__(self, total: int, split: str) -> None:
+        if split not in SHARES:
+            raise UserError(f"unknown split {split!r} (known: {', '.join(SPLITS)})")
+        self._total = total
+        low, high = SHARES[split]
+        self._first = total * low // 10
+        super().__init__(min(total * high // 10 - self._first, 2**31))
+        stride = int(total * 0.618) | 1  # far from its neighbours, and coprime, so that every task comes once
+        while math.gcd(stride, total) > 1:
+            stride += 2
+        self._stride = stride
+
+    def number(self, index: int) -> int:
+        """The number of the task at an index."""
+        return (self._first + index) * self._stride % self._total
 
 
 def make_env(name: str, **kwargs: Any) -> gymnasium.Env[str, str]:

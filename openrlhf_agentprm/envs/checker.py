@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import base, endurance
+from . import base, endurance, tool_checks
 from .subject import Env, Subject, brief, same
 
 
@@ -225,6 +225,7 @@ CHECKS: list[Check] = [
     check_splits_are_disjoint,
     check_nonsense_is_answered_not_raised,
     check_admissible_actions_are_valid,
+    tool_checks.check_tools_are_told_as_schemas,
     check_the_expert_succeeds,
     check_snapshots_restore_the_state,
     check_the_end_is_told_apart,

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..agents.chat import ChatFormat
 from ..data.episode import Episode
@@ -71,21 +72,17 @@ class Player:
 
     def _anywhere(self) -> Player:
         """With whole paths: a cluster's workers run in folders of their own."""
-        prompt, template = self.env.system_prompt_file, self.env.chat_template
+        files: dict[str, Any] = {name: whole_path(path) for name in _FILES if (path := getattr(self.env, name)) is not None}
         args = {name: whole_path(value) if _names_path(name, value) else value for name, value in self.env.args.items()}
-        env = replace(
-            self.env, args=args, system_prompt_file=prompt and whole_path(prompt), chat_template=template and whole_path(template)
-        )
-        return replace(self, model=whole_path(self.model), env=env)
+        return replace(self, model=whole_path(self.model), env=replace(self.env, args=args, **files))
 
     def _paths(self) -> dict[str, str]:
         """What the player reads from the disk here, by flag; a hub name is none."""
-        flags = {
-            "--policy.model_name_or_path": self.model,
-            "--env.system_prompt_file": self.env.system_prompt_file,
-            "--env.chat_template": self.env.chat_template,
-        }
+        flags = {"--policy.model_name_or_path": self.model, **{f"--env.{name}": getattr(self.env, name) for name in _FILES}}
         return {flag: path for flag, path in flags.items() if path and Path(path).exists()}
+
+
+_FILES = ("system_prompt_file", "few_shot_file", "chat_template")  # of `EnvConfig`
 
 
 def _names_path(name: str, value: object) -> bool:

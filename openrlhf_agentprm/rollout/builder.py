@@ -51,11 +51,28 @@ class Limits:
         max_turns: actions; reaching it is `truncated`.
         max_tokens: the context; an episode that does not fit ends as `context_overflow`.
         max_tokens_per_turn: cap of one action.
+        invalid_action: what becomes of an action that the environment finds invalid: "message" (its own answer alone), "penalty" (its reward is
+            less by `invalid_penalty`), "end" (that too, and the episode has failed).
+        invalid_penalty: of an invalid action.
     """
 
     max_turns: int = 20
     max_tokens: int = 2048
     max_tokens_per_turn: int | None = None
+    invalid_action: str = "message"
+    invalid_penalty: float = 0.0
+
+    def ruled(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A step's answer, by the rule for invalid actions."""
+        if answer["valid_action"] or self.invalid_action == "message":
+            return answer
+        answer = {**answer, "reward": answer["reward"] - self.invalid_penalty}
+        if self.invalid_action == "end" and not answer["terminated"]:
+            answer |= {"terminated": True, "truncated": False, "success": False}
+        return answer
+
+
+INVALID_ACTION = ("message", "penalty", "end")
 
 
 def outcome_of(last: Mapping[str, Any], rewards: Sequence[float], *, graded: bool) -> float:
@@ -163,6 +180,7 @@ class EpisodeBuilder:
 
     def observe(self, answer: Mapping[str, Any]) -> None:
         """The environment answered the action."""
+        answer = self.limits.ruled(answer)
         turn = self.turns[-1]
         turn.reward = answer["reward"]
         turn.valid_action = answer["valid_action"]
@@ -173,7 +191,7 @@ class EpisodeBuilder:
             self._end({**answer, "truncated": True})
         else:
             action = self.token_ids[turn.action_start : turn.action_end]
-            self._extend(self.chat.following(self._observation, closed=self.chat.is_closed(action)))
+            self._extend(self.chat.following(self._observation, closed=self.chat.is_closed(action), action_tokens=action))
 
     def fail(self, status: Status, message: str) -> None:
         """The environment broke down."""

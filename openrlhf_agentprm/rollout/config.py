@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..agents.chat import ChatFormat, load_tokenizer
+from ..agents.few_shot import read_few_shot
 from ..agents.parsing import ACTION_FORMATS
+from ..agents.template import HISTORIES
 from ..core.errors import UserError
-from .builder import Limits
+from .builder import INVALID_ACTION, Limits
 from .digest import text_digest
 from .nursery import Provision
 from .pool import EnvPool, Timeouts
@@ -42,6 +44,14 @@ def non_negative_int(text: str) -> int:
 def _at_least(least: int, value: int) -> int:
     if value < least:
         raise argparse.ArgumentTypeError(f"{least} or more is allowed")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """argparse type: a number of 0 or more."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("a number of 0 or more is allowed")
     return value
 
 
@@ -89,14 +99,23 @@ class EnvConfig:
     action_format: str = "action_only"
     system_prompt_file: str | None = None
     chat_template: str | None = None
+    chat_template_args: dict[str, Any] = field(default_factory=dict)
+    history: str = "template"
+    few_shot_file: str | None = None
+    invalid_action: str = "message"
+    invalid_penalty: float = 0.0
 
     @classmethod
-    def from_namespace(cls, namespace: Any) -> EnvConfig:
-        """From the nested `args.env`."""
-        values = {name: getattr(namespace, name) for name in cls.__dataclass_fields__ if hasattr(namespace, name)}
+    def from_namespace(cls, namespace: Any, **more: Any) -> EnvConfig:
+        """From the nested `args.env`, and what stands elsewhere."""
+        values = {name: getattr(namespace, name) for name in cls.__dataclass_fields__ if hasattr(namespace, name)} | more
         values["stop_token_ids"] = tuple(values.get("stop_token_ids") or ())
         values["args"] = plain(values.get("args") or {})
-        return cls(**values)
+        values["chat_template_args"] = plain(values.get("chat_template_args") or {})
+        config = cls(**values)
+        if config.invalid_penalty and config.invalid_action == "message":
+            raise UserError("--env.invalid_penalty is given, but --env.invalid_action is message; give penalty or end")
+        return config
 
     def pool(self, size: int | None = None, *, spares: int | None = None) -> EnvPool:
         """So many workers (`--env.num_workers`), and so many spares (`--env.num_spares`)."""
@@ -116,10 +135,29 @@ class EnvConfig:
             system_prompt=system_prompt,
             action_format=self.action_format,
             stop_token_ids=self.stop_token_ids,
+            tools=self._tools(),
+            few_shot=read_few_shot(self.few_shot_file) if self.few_shot_file else (),
+            template_args=self.chat_template_args,
+            history=self.history,
         )
 
+    def _tools(self) -> list[dict[str, Any]]:
+        """What the environment's tools are, where the action format is calls of them."""
+        if self.action_format != "tool_call":
+            return []
+        if not self.name:
+            raise UserError("--env.action_format tool_call needs an environment, whose tools the prompts tell of")
+        with self.pool(1) as pool:
+            if not pool.description["tools"]:
+                raise UserError(f"--env.action_format tool_call needs an environment with tools(); {self.name!r} has none")
+            return pool.description["tools"]
+
     def limits(self, max_tokens: int) -> Limits:
-        return Limits(self.max_turns, max_tokens, self.max_tokens_per_turn)
+        return Limits(self.max_turns, max_tokens, self.max_tokens_per_turn, self.invalid_action, self.invalid_penalty)
+
+    def rules(self) -> dict[str, Any]:
+        """What else of the play is part of an episode's identity, where it is not the default."""
+        return {} if self.invalid_action == "message" else {"invalid_action": self.invalid_action, "invalid_penalty": self.invalid_penalty}
 
     def played_as(self, sampling: Mapping[str, Any], split: str) -> EnvConfig:
         """These settings with the environment's arguments and the limits of episodes that are there already."""
@@ -129,6 +167,8 @@ class EnvConfig:
             split=split,
             max_turns=sampling["max_turns"],
             max_tokens_per_turn=sampling["max_tokens_per_turn"],
+            invalid_action=sampling.get("invalid_action", "message"),
+            invalid_penalty=sampling.get("invalid_penalty", 0.0),
         )
 
     def check_format(self, chat: ChatFormat, sampling: Mapping[str, Any]) -> None:
@@ -136,7 +176,8 @@ class EnvConfig:
         if text_digest(chat.identity()) != sampling["format"]:
             raise UserError(
                 "the episodes were played with another prompt format (tokenizer, chat template, system prompt, action format or stop tokens); "
-                "give the same --env.action_format, --env.system_prompt_file, --env.chat_template and --env.stop_token_ids"
+                "give the same --env.action_format, --env.system_prompt_file, --env.few_shot_file, --env.chat_template, "
+                "--env.chat_template_args, --env.history and --env.stop_token_ids"
             )
 
     def tasks(self, pool: EnvPool) -> list[str]:
@@ -186,6 +227,14 @@ def add_env_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> 
     add("--env.num_tasks", type=positive_int, default=None, help="how many tasks to take (all)")
     add("--env.max_turns", type=positive_int, default=default.max_turns, help="step limit of an episode; reaching it is `truncated`")
     add("--env.max_tokens_per_turn", type=positive_int, default=None, help="cap of tokens for one action (what the context leaves)")
+    add(
+        "--env.invalid_action",
+        type=str,
+        default=default.invalid_action,
+        choices=list(INVALID_ACTION),
+        help="what follows an invalid action: the environment's message, a penalty too, or the end, as a failure",
+    )
+    add("--env.invalid_penalty", type=non_negative_float, default=0.0, help="taken from the reward of an invalid action")
     add_play_flags(group)
 
 
@@ -224,5 +273,25 @@ def add_play_flags(group: argparse._ArgumentGroup) -> None:
     add("--env.step_timeout", type=seconds, default=default.step_timeout, help="seconds that a step may take")
     add("--env.max_retries", type=non_negative_int, default=default.max_retries, help="times that a broken episode is played again")
     add("--env.action_format", type=str, default=default.action_format, choices=list(ACTION_FORMATS), help="how an action is read")
+    add_chat_flags(group)
+
+
+def add_chat_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the `--env.*` flags that say how messages become tokens."""
+    add = group.add_argument
     add("--env.system_prompt_file", type=str, default=None, help="text file with the system message")
+    add(
+        "--env.few_shot_file",
+        type=str,
+        default=None,
+        help="JSONL of messages, or of episodes as messages, shown before the first observation",
+    )
     add("--env.chat_template", type=str, default=None, help="file with a chat template in place of the tokenizer's")
+    add("--env.chat_template_args", type=json_object, default={}, help="the template's variables, such as '{\"enable_thinking\": false}'")
+    add(
+        "--env.history",
+        type=str,
+        default=HISTORIES[0],
+        choices=list(HISTORIES),
+        help="earlier turns: what the chat template makes of them, which has to be what was sampled; or what was sampled, in any case",
+    )

@@ -62,7 +62,8 @@ class EnvServer:
 
     def _do_describe(self) -> dict[str, Any]:
         inner = self.env.unwrapped
-        abilities = [p.__name__ for p in (base.HasTasks, base.HasExpert, base.HasAdmissibleActions, base.HasSnapshots, base.HasLexicon)]
+        kinds = (base.HasTasks, base.HasExpert, base.HasAdmissibleActions, base.HasSnapshots, base.HasLexicon, base.HasTools)
+        abilities = [p.__name__ for p in kinds]
         present = [name for name in abilities if base.ability(self.env, getattr(base, name))]
         lexicon = list(inner.lexicon()) if "HasLexicon" in present else []
         return {
@@ -70,6 +71,7 @@ class EnvServer:
             "graded": bool(getattr(inner, "reward_is_graded", False)),
             "lexicon": lexicon,
             "task_source": str(getattr(inner, "task_source", "")),
+            "tools": list(inner.tools()) if "HasTools" in present else [],
         }
 
     def _do_tasks(self, split: str, first: int, count: int | None) -> list[str]:

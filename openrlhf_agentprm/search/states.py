@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -67,7 +67,7 @@ class States:
             search.replayed_turns += max(0, len(answers) - 2)
             if len(answers) > 1:  # the whole path, the reset's answer first
                 check_replay(search.task_id, candidate.parent.observations, answers, "search")
-            candidate.child = self._child(candidate, answers[-1])
+            candidate.child = self._child(candidate, self.limits.ruled(answers[-1]))
 
     def room(self, node: Node) -> int:
         """Tokens that the next action may have."""
@@ -101,7 +101,7 @@ class States:
         )
         return child if self.room(child) >= 1 else None
 
-    def _child(self, candidate: Candidate, last: dict[str, Any]) -> Node:
+    def _child(self, candidate: Candidate, last: Mapping[str, Any]) -> Node:
         parent = candidate.parent
         tokens = candidate.token_ids
         child = Node(
@@ -118,7 +118,8 @@ class States:
         child.success = last["success"]
         child.outcome = outcome_of(last, child.rewards, graded=self.pool.description["graded"])
         if not child.finished:
-            child.token_ids = tokens + self.chat.following(last["observation"], closed=self.chat.is_closed(candidate.action_tokens))
+            closed = self.chat.is_closed(candidate.action_tokens)
+            child.token_ids = tokens + self.chat.following(last["observation"], closed=closed, action_tokens=candidate.response)
             if self.room(child) < 1:  # cut by the context: neither success nor failure
                 child.finished, child.outcome = True, math.nan
                 self.faults["context_overflow"] += 1

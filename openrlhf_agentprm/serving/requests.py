@@ -210,7 +210,7 @@ class Reader:
         if system not in self._chats:
             if len(self._chats) >= 64:  # as many system messages as are kept
                 self._chats.clear()
-            self._chats[system] = ChatFormat(self.tokenizer, system_prompt=system)
+            self._chats[system] = ChatFormat(self.tokenizer, system_prompt=system, history="as_sampled")
         return self._chats[system]
 
     def _encode(self, text: str) -> list[int]:

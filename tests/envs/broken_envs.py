@@ -124,6 +124,26 @@ class LyingChoices(Counter):
         return ["up", "down"]
 
 
+class NamelessTool(Counter):
+    def tools(self):
+        return [{"name": "up", "parameters": {}}]
+
+
+class OtherTools(Counter):
+    made = 0
+
+    def tools(self):
+        OtherTools.made += 1
+        about = {"name": f"up{self.made}", "description": "", "parameters": {"type": "object", "properties": {}}}
+        return [{"type": "function", "function": about}]
+
+
+class ExpertWithoutCalls(Counter):
+    def tools(self):
+        about = {"name": "up", "description": "One more.", "parameters": {"type": "object", "properties": {}}}
+        return [{"type": "function", "function": about}]
+
+
 class BadExpert(Counter):
     def expert_action(self):
         return "down"
@@ -276,6 +296,9 @@ BROKEN = [
     (RaisesOnNonsense, "nonsense is answered not raised", "raised KeyError"),
     (AcceptsNonsense, "nonsense is answered not raised", "gave valid_action=True; wanted False"),
     (LyingChoices, "admissible actions are valid", "'down' is listed as admissible"),
+    (NamelessTool, "tools are told as schemas", "a tool is {'name': 'up', 'parameters': {}}; wanted {'type': 'function'"),
+    (OtherTools, "tools are told as schemas", "tools() differ between two instances"),
+    (ExpertWithoutCalls, "tools are told as schemas", "the expert's action is 'up'; wanted a call such as"),
     (BadExpert, "the expert succeeds", "succeeded in 0 of 3 tasks"),
     (BadSnapshot, "snapshots restore the state", "run from a snapshot differ"),
     (SnapshotWithoutMemory, "snapshots restore the state", "in the second run from a snapshot differ"),
