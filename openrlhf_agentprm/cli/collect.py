@@ -10,8 +10,9 @@ from typing import Any
 
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError
-from ..rollout.config import EnvConfig, add_env_flags, check_context
+from ..rollout.config import EnvConfig, check_context
 from ..rollout.explore import Exploration, add_explore_flags, problems_of_exploration, sampling_of
+from ..rollout.flags import add_env_flags
 from .boundary import run_command
 
 

@@ -11,7 +11,7 @@ from ..core.errors import UserError
 
 
 def build_parser() -> Parser:
-    from ..rollout.config import json_object, positive_int, seconds
+    from ..core.argument_types import json_object, positive_int, seconds
 
     parser = Parser(prog="agentprm env", description="Check what training relies on, play an episode yourself, or fetch what it needs.")
     parser.add_argument(

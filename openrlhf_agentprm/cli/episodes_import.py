@@ -13,7 +13,7 @@ _SHOWN = 5
 
 def add_import_flags(group: argparse._ArgumentGroup) -> None:
     from ..agents.parsing import ACTION_FORMATS
-    from ..rollout.config import add_chat_flags
+    from ..rollout.flags import add_chat_flags
 
     add = group.add_argument
     add("--import.format", default="messages", choices=["messages", "agentgym", "agent_prm"], help="what the file, or folder, holds")

@@ -8,11 +8,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.argument_types import positive_int
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError, collecting
 from ..core.registry import REWARD_MODELS
 from ..prm.step_flags import add_step_flags
-from ..rollout.config import positive_int
 from .boundary import run_command
 
 if TYPE_CHECKING:

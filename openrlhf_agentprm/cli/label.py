@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.argument_types import json_object, non_negative_int
 from ..core.arguments import Parser, nest, parse, unknown_options
 from ..core.errors import UserError
 from ..core.registry import LABELS
 from ..prm.step_flags import add_step_flags
-from ..rollout.config import add_play_flags, json_object, non_negative_int
+from ..rollout.flags import add_play_flags
 from .boundary import run_command
 from .label_models import actor, scorer
 

@@ -15,7 +15,7 @@ from .boundary import run_command
 
 def build_parser() -> Parser:
     from ..agents.parsing import ACTION_FORMATS
-    from ..rollout.config import add_chat_flags
+    from ..rollout.flags import add_chat_flags
 
     parser = Parser(
         prog="python -m openrlhf_agentprm.cli.rationalise",

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.argument_types import positive_int
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError, collecting
 from ..core.registry import REWARD_MODELS
 from ..prm.step_flags import add_step_flags
-from ..rollout.config import EnvConfig, add_env_flags, check_context, positive_int
+from ..rollout.config import EnvConfig, check_context
+from ..rollout.flags import add_env_flags
 from ..search.methods import Method
 from .boundary import run_command
 from .evaluate import named

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from ..core.argument_types import non_negative_int, positive_int, seconds
 from ..core.errors import UserError, collecting
-from ..rollout.config import non_negative_int, positive_int, seconds
 from ..search.budget import Budget
 from ..search.methods import TAKES, Method, parse_method, without_part
 from ..search.options import PRIORS, RESTORE, RULES, Options

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError
-from ..rollout.config import EnvConfig, add_env_flags
+from ..rollout.config import EnvConfig
+from ..rollout.flags import add_env_flags
 from .boundary import run_command
 
 

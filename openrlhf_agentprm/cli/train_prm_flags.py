@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ..core.argument_types import json_object
 from ..core.registry import LABELS, REWARD_MODELS
-from ..rollout.config import json_object
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -134,3 +134,10 @@ def unknown_options(flag: str, options: Mapping[str, Any], function: Callable[..
         for name in options
         if name not in allowed
     ]
+
+
+def plain(value: Any) -> Any:
+    """Dicts again, where the host's parser has made namespaces of them."""
+    if isinstance(value, SimpleNamespace):
+        value = vars(value)
+    return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value

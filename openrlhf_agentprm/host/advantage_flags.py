@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from ..core.arguments import unknown_options
+from ..core.argument_types import json_object
+from ..core.arguments import plain, unknown_options
 from ..core.batches import TurnBatch
 from ..core.estimators.shared import KL_PLACEMENTS, WHITENINGS, needs_of
 from ..core.groups import BASELINES
 from ..core.process_rewards import BOUNDS, KINDS, SCALINGS
 from ..core.registry import ADVANTAGES
-from ..rollout.config import json_object, plain
 
 READ_BY_HOST = {  # flags that shape the batch itself, and those of our estimators that look at what they shape
     "reward": ("turn_gae", "token_gae", "bi_level", "gigpo", "potential"),

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..core.alarm import LEAST, Rule
-from ..rollout.config import non_negative_int
+from ..core.argument_types import non_negative_int
 from .advantage_flags import all_options, needs
 
 EARLY_STOPS = ("none", "best", "stop", "outcome")

@@ -6,9 +6,9 @@ import argparse
 from types import SimpleNamespace
 from typing import Any
 
+from ..core.argument_types import non_negative_int
 from ..core.errors import UserError
 from ..core.registry import LABELS
-from ..rollout.config import non_negative_int
 
 MODES = ("before", "after")
 OF_LABELS = ("label.name", "label.gamma", "label.lambd", "loss.beta", "loss.value_coef")

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ..core.argument_types import non_negative_int
 from ..core.errors import UserError
 from ..core.registry import REWARD_MODELS
 from ..envs import mixture
 from ..prm.step_flags import add_step_flags
-from ..rollout.config import EnvConfig, add_env_flags, add_placement_flags, non_negative_int
+from ..rollout.config import EnvConfig
+from ..rollout.flags import add_env_flags, add_placement_flags
 from . import watchdog
 from .advantage_flags import add_advantage_flags, handles
 from .advantage_flags import estimators as estimators  # these two are called from the patched command line

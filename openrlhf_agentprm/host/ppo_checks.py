@@ -7,9 +7,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.arguments import plain
 from ..core.errors import UserError
 from ..data.steps import Delimiters
-from ..rollout.config import plain
 from .advantage_flags import advantage_problems, needs_critic
 from .cpu import has_cuda
 

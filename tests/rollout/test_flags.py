@@ -4,7 +4,8 @@ import pytest
 
 from openrlhf_agentprm.core.arguments import Parser, parse_nested
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.rollout.config import EnvConfig, add_env_flags, add_placement_flags
+from openrlhf_agentprm.rollout.config import EnvConfig
+from openrlhf_agentprm.rollout.flags import add_env_flags, add_placement_flags
 
 
 def parse(*arguments):
