@@ -117,21 +117,29 @@ def _distribution(module: str, distributions: tuple[str, ...], pin: str | None) 
     return Finding(module, "not installed", f"comes with the host: {BRING_HOST}", needed=True)
 
 
+_NEEDS = {  # of our environments: the module that shows that its package is there, and our extra that brings it
+    "babyai": ("minigrid", "babyai"),
+    "alfworld": ("alfworld", "alfworld"),
+    "textworld": ("textworld", "textworld"),
+    "scienceworld": ("scienceworld", "scienceworld"),
+    "textarena": ("textarena", "textarena"),
+    "gem": ("gem", ""),
+    "reasoning_gym": ("reasoning_gym", "reasoning-gym"),
+    "openenv": ("websockets", "openenv"),
+}
+
+_OTHERWISE = {"gem": "pip install --no-deps gem-llm==0.1.0 and what docs/environments/gem.md lists with it"}
+
+
 def _environments() -> list[Finding]:
     from ..core.registry import ENVS
 
-    packages = {"babyai": "minigrid", "alfworld": "alfworld"}
     found = []
     for entry in ENVS.entries():
-        package = packages.get(entry.name, entry.target.partition(":")[0].partition(".")[0])
+        package, extra = _NEEDS.get(entry.name, (entry.target.partition(":")[0].partition(".")[0], ""))
         there = util.find_spec(package) is not None
-        mend = (
-            ""
-            if there
-            else f"pip install 'openrlhf-agentprm[{entry.name}]'"
-            if entry.name in packages
-            else f"reinstall {entry.distribution}"
-        )
+        brings = f"pip install 'openrlhf-agentprm[{extra}]'" if extra else _OTHERWISE.get(entry.name, f"reinstall {entry.distribution}")
+        mend = "" if there else brings
         found.append(
             Finding(
                 f"environment {entry.name}",
