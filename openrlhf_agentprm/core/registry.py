@@ -95,6 +95,7 @@ ENVS = Registry(
         "alfworld": f"{_HERE}.envs.alfworld.env:AlfworldEnv",
         "arithmetic": f"{_HERE}.envs.arithmetic:ArithmeticEnv",
         "textcraft": f"{_HERE}.envs.textcraft.env:TextCraftEnv",
+        "scienceworld": f"{_HERE}.envs.scienceworld.env:ScienceWorldEnv",
         "gymnasium": f"{_HERE}.envs.gym_text:GymTextEnv",
     },
 )
