@@ -96,6 +96,7 @@ ENVS = Registry(
         "arithmetic": f"{_HERE}.envs.arithmetic:ArithmeticEnv",
         "textcraft": f"{_HERE}.envs.textcraft.env:TextCraftEnv",
         "scienceworld": f"{_HERE}.envs.scienceworld.env:ScienceWorldEnv",
+        "textworld": f"{_HERE}.envs.textworld.env:TextWorldEnv",
         "gymnasium": f"{_HERE}.envs.gym_text:GymTextEnv",
     },
 )
