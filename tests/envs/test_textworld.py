@@ -1,5 +1,6 @@
 """TextWorld: games made once from level and seed, the same everywhere; how they are won, lost and refused; games from files."""
 
+import gc
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import psutil
 import pytest
 
 pytest.importorskip("textworld", reason="pip install 'openrlhf-agentprm[textworld]' (the Makefile's line for ALFWorld brings it)")
@@ -110,6 +112,7 @@ def test_what_does_nothing_is_not_valid_and_the_game_is_not_left(env):
         "tw-print player",
         "ünïcödé ✓",
         f"{way}. take coin",
+        f"{way}{' ' * 3}{'x' * 200}",
     ):
         text, reward, over, _, info = env.step(action)
         assert text and (reward, over, info["valid_action"]) == (0.0, False, False), action
@@ -124,6 +127,19 @@ def test_one_game_after_another_and_again(env):
     env.step(env.expert_action())
     begin(env, COIN)
     assert begin(env, CUSTOM) == first
+
+
+def test_games_that_were_played_leave_no_memory_behind(env):
+    def resident():
+        gc.collect()
+        return psutil.Process().memory_info().rss >> 20
+
+    sizes = []
+    for _ in range(2):
+        for n in range(60):
+            begin(env, (CUSTOM, COIN)[n % 2])
+        sizes.append(resident())
+    assert sizes[1] - sizes[0] < 10, f"{sizes} MiB"
 
 
 MAKE = """

@@ -121,7 +121,7 @@ class ScienceWorldEnv(gymnasium.Env[str, str]):
         return task_ids(self._types, split)
 
     def admissible_actions(self) -> list[str]:
-        """Every combination of a command and things that the simulator takes now, sorted: hundreds, and 20 to 70 ms to find."""
+        """Every combination of a command and things that the simulator takes now, sorted: hundreds or thousands, most of them to no effect."""
         return self._running("admissible_actions()").admissible()
 
     def expert_action(self) -> str:

@@ -40,8 +40,9 @@ class Engine:
 
     @one_at_a_time
     def __init__(self) -> None:
-        self._env = TWInform7(JerichoEnv(_WANTED))
-        self._env.seed(0)
+        interpreter = JerichoEnv(_WANTED)
+        interpreter.seed(1)  # jericho takes 0 for none
+        self._env = TWInform7(interpreter)
         self._state: Any = None
 
     @one_at_a_time
@@ -52,6 +53,7 @@ class Engine:
             UserError: it is none.
         """
         self._state = None
+        self._env.close()  # an interpreter that loads a second game keeps the memory of the first
         forget_propositions()
         try:
             self._env.load(str(game))
