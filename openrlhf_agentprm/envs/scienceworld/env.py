@@ -105,7 +105,7 @@ class ScienceWorldEnv(gymnasium.Env[str, str]):
         self._score = score
         if over:
             self._guide = None
-        info = {"valid_action": valid, "success": success, "score": score}
+        info: dict[str, Any] = {"valid_action": valid, "success": success, "score": score}
         if self.reward_is_graded:
             info["outcome"] = max(score, 0) / 100
         return observation, earned, over, False, info
