@@ -97,6 +97,8 @@ ENVS = Registry(
         "mixture": f"{_HERE}.envs.mixture:MixtureEnv",
         "tools_arithmetic": f"{_HERE}.envs.tools_arithmetic:ToolsArithmeticEnv",
         "textcraft": f"{_HERE}.envs.textcraft.env:TextCraftEnv",
+        "scienceworld": f"{_HERE}.envs.scienceworld.env:ScienceWorldEnv",
+        "textworld": f"{_HERE}.envs.textworld.env:TextWorldEnv",
         "gymnasium": f"{_HERE}.envs.gym_text:GymTextEnv",
         "agentgym": f"{_HERE}.envs.agentgym.env:make",
         "gem": f"{_HERE}.envs.adapters.gem:GemEnv",

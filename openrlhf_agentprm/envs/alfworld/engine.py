@@ -11,21 +11,19 @@ import functools
 import gc
 import json
 import sys
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
+from ..turns import forget_propositions, one_at_a_time
 
 try:
     import fast_downward
-    import mementos.core
     import textworld
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     from textworld.envs import PddlEnv
-    from textworld.logic import Proposition
 
     from .text import parse_template, prepare_text
 except (ImportError, OSError) as error:
@@ -42,19 +40,6 @@ NOTHING = "Nothing happens."
 _IDLE: list[Any] = []
 # A big kitchen's translation takes some 10 MB, so few are kept: enough for the episodes of one group, played in turn.
 _TRANSLATIONS_KEPT = 16
-_PROPOSITIONS_KEPT = 20_000
-_LOCK = threading.RLock()
-
-
-def _one_at_a_time(method: Callable[..., Any]) -> Callable[..., Any]:
-    """textworld's parsers and this module's translations are shared by the whole process, and are not safe for threads."""
-
-    @functools.wraps(method)
-    def locked(*args: Any) -> Any:
-        with _LOCK:
-            return method(*args)
-
-    return locked
 
 
 class Engine:
@@ -63,7 +48,7 @@ class Engine:
     Engines in several threads take turns.
     """
 
-    @_one_at_a_time
+    @one_at_a_time
     def __init__(self) -> None:
         prepare_text()
         self._pddl = _IDLE.pop() if _IDLE else PddlEnv(textworld.EnvInfos(won=True, admissible_commands=True))
@@ -71,7 +56,7 @@ class Engine:
         self._state: Any = None
         self.close = weakref.finalize(self, _IDLE.append, self._pddl)
 
-    @_one_at_a_time
+    @one_at_a_time
     def load(self, game: Path | Mapping[str, Any]) -> None:
         """Load a game, from its file or as the file's content.
 
@@ -79,7 +64,7 @@ class Engine:
             UserError: the file is missing, is not a game, or holds expressions that are refused.
         """
         self._state = None
-        _forget_propositions()
+        forget_propositions()
         data = read_game(game) if isinstance(game, Path) else game
         try:
             with _kept_translations():
@@ -92,14 +77,14 @@ class Engine:
             where = f"the game {str(game)!r}" if isinstance(game, Path) else "the game"
             raise UserError(f"{where} could not be loaded: {type(error).__name__}: {error}") from error
 
-    @_one_at_a_time
+    @one_at_a_time
     def reset(self) -> str:
         """Start the loaded game; the whole first text, with the task in its last paragraph."""
         with _kept_translations():
             self._state = self._env.reset()
         return str(self._state.feedback)
 
-    @_one_at_a_time
+    @one_at_a_time
     def step(self, command: str) -> str:
         """Carry out an admissible command; any other changes nothing."""
         if command not in self._state["_valid_commands"]:
@@ -126,7 +111,7 @@ class Engine:
         names = {key: info.name.strip() for key, info in self._state["_entity_infos"].items()}
         return sorted((fact.name, tuple(names[v.name] for v in fact.arguments)) for fact in self._state["_facts"])
 
-    @_one_at_a_time
+    @one_at_a_time
     def planner_commands(self) -> list[str]:
         """A plan from the present state by the engine's own planner; empty if it finds none. It may take seconds."""
         pddl_state = self._pddl._pddl_state
@@ -181,14 +166,3 @@ def _kept_translations() -> Iterator[None]:
         yield
     finally:
         fast_downward.pddl2sas = before
-
-
-# --- memory ---
-
-
-def _forget_propositions() -> None:
-    """textworld remembers every proposition ever made, about 1 MB a game; they compare by value, so they can be forgotten."""
-    kept = getattr(mementos.core, "_memento_cache", {})
-    if len(kept) > _PROPOSITIONS_KEPT:
-        for key in [key for key in kept if key[0] is Proposition]:
-            del kept[key]

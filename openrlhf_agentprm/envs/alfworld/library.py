@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import random
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +18,7 @@ from alfworld.info import ALFWORLD_DATA
 
 from ...core.errors import UserError, did_you_mean
 from ..base import SPLITS, LazyTasks
+from ..cache import appearing_at_once, cache_folder
 from .engine import Engine, read_game
 from .generator import MARK, Task, make_game
 from .household import SEEN_SCENES, TASK_TYPES, UNSEEN_SCENES, choices, sample_household
@@ -58,13 +56,7 @@ def open_library(
     folder = Path(data_dir or ALFWORLD_DATA).expanduser()
     if data_dir is not None or source == "download" or (source == "auto" and holds_games(folder)):
         return FolderOfGames(folder, task_types)
-    return GeneratedGames(Path(cache_dir).expanduser() if cache_dir else default_cache(), task_types, games, seed)
-
-
-def default_cache() -> Path:
-    """Where generated games are kept unless the user says otherwise."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "openrlhf_agentprm" / "alfworld"
+    return GeneratedGames(Path(cache_dir).expanduser() if cache_dir else cache_folder("alfworld"), task_types, games, seed)
 
 
 def holds_games(folder: Path) -> bool:
@@ -194,19 +186,10 @@ def _split_of(task: Task) -> str:
 
 
 def _write_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a folder of files that appears at once; where another process was first, its equal files stay."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    """Write a folder of files that appears at once."""
+    with appearing_at_once(folder, GAME) as draft:
         for name, text in files.items():
             (draft / name).write_text(text, encoding="utf-8")
-        draft.chmod(0o755)
-        draft.rename(folder)
-    except OSError:
-        if not (folder / GAME).is_file():
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def resolve_task_types(task_types: str | Sequence[str]) -> list[str]:

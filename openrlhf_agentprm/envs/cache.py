@@ -1,0 +1,36 @@
+"""Games that are made once and kept on disk, by many processes at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def cache_folder(name: str) -> Path:
+    """Where an environment keeps what it has made unless the user says otherwise."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "openrlhf_agentprm" / name
+
+
+@contextlib.contextmanager
+def appearing_at_once(folder: Path, needed: str) -> Iterator[Path]:
+    """An empty folder to fill, which is `folder` once it is whole.
+
+    Where another process was first, its files stay: `needed` is the file that shows it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not (folder / needed).is_file():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
