@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
-from ..turns import forget_propositions, one_at_a_time
+from ..textworld_memory import forget_propositions, one_at_a_time
 
 try:
     import fast_downward

@@ -65,7 +65,7 @@ def test_one_planner_library_serves_closed_environments_again(env, monkeypatch):
 def test_propositions_of_past_games_are_forgotten(env, monkeypatch):
     import mementos.core
 
-    monkeypatch.setattr("openrlhf_agentprm.envs.turns._PROPOSITIONS_KEPT", 10)
+    monkeypatch.setattr("openrlhf_agentprm.envs.textworld_memory._PROPOSITIONS_KEPT", 10)
     sizes = []
     for k in (4, 0, 1, 2, 3, 0):
         env.reset(options={"task_id": env.tasks("train")[k]})
