@@ -111,4 +111,4 @@ def make():
 
 
 def test_it_passes_the_checker():
-    assert [r for r in check_env(make, episodes=10, steps=3, tasks_tried=2) if r.problem] == []
+    assert [r for r in check_env(make, time_limit=300.0, episodes=10, steps=3, tasks_tried=2) if r.problem] == []
