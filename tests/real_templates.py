@@ -1,6 +1,6 @@
 """The chat templates of real models, each with a small byte-level tokenizer that has the special tokens it writes."""
 
-import importlib.util
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -38,10 +38,11 @@ def source(name):
     """The template's text."""
     path = HERE / f"{name}.jinja"
     if not path.exists():
-        found = importlib.util.find_spec("trl")  # its folder; nothing of it is imported
-        if found is None:
+        try:
+            trl = metadata.distribution("trl")  # its files; nothing of it is imported
+        except metadata.PackageNotFoundError:
             pytest.skip(f"the template {name} is read from trl: {TRL}")
-        path = Path(found.origin).parent / "chat_templates" / f"{name}.jinja"
+        path = Path(str(trl.locate_file(f"trl/chat_templates/{name}.jinja")))
     return path.read_text()
 
 

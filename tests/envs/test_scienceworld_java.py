@@ -59,8 +59,8 @@ def test_no_java_process_outlives_its_owner(end):
     owner = subprocess.Popen([sys.executable, "-c", OWNER, end], stdout=subprocess.PIPE, text=True)
     try:
         java, child = (psutil.Process(int(pid)) for pid in owner.stdout.readline().split())
-        assert java.is_running() and "scienceworld.jar" in " ".join(java.cmdline())
-        if end == "kill":
+        if end == "kill":  # one that leaves may have ended it by now
+            assert java.is_running() and "scienceworld.jar" in " ".join(java.cmdline())
             owner.kill()
         owner.wait(60)
         assert psutil.wait_procs([java], timeout=60)[1] == []
