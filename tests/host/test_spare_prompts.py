@@ -77,7 +77,7 @@ def a_pass(made):
     while not over:
         samples, _, _, over = made.generate_samples(max_len=64, max_new_tokens=8)
         steps.append([sample.prompts[0] for sample in samples][::2])
-        assert all(spare_prompts.GIVEN_UP in sample.info for sample in samples) == bool(made.args.env.spare_prompts)
+        assert all((spare_prompts.GIVEN_UP in sample.info) == bool(made.args.env.spare_prompts) for sample in samples)
     return steps
 
 
