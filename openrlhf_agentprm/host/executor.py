@@ -12,7 +12,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
@@ -31,14 +30,17 @@ _GIVEN_UP = "given up"
 _STATUS_OF = {"error": Status.ENV_ERROR, "died": Status.ENV_ERROR, "timeout": Status.TIMEOUT}
 
 
-@dataclass
 class _Played:
-    """One episode: its rollout, seeds by attempt and turn, what is logged of it, the policy versions of each turn's first and last token."""
+    """One episode: its rollout, seeds by attempt and turn, what is logged of it, the policy versions of each turn's first and last token.
 
-    rollout: int
-    seed_of: Callable[[int, int], int | None]
-    logs: dict[str, float] = field(default_factory=lambda: {"env_retries": 0, "env_seconds": 0.0})
-    versions: list[tuple[int, int]] = field(default_factory=list)
+    No dataclass, which asks for its module by name: the host loads this file without one.
+    """
+
+    def __init__(self, rollout: int, seed_of: Callable[[int, int], int | None]) -> None:
+        self.rollout = rollout
+        self.seed_of = seed_of
+        self.logs: dict[str, float] = {"env_retries": 0, "env_seconds": 0.0}
+        self.versions: list[tuple[int, int]] = []
 
 
 class AgentExecutor(AgentExecutorBase):

@@ -70,8 +70,9 @@ def faulty(folder, episodes=10_000):
     left = [p for p in family.values() if _status(p) not in (None, psutil.STATUS_ZOMBIE)]
     ids = {row["episode_id"] for row in rows}
     print(f"{len(rows)} episodes ({len(ids)} ids) in {seconds:.0f} s; {found}, wanted {wanted}; each by its task: {right}")
-    told = zip(("collector", "its children"), early[1:], memory[-1][1:], strict=True)
-    print(f"MB at {early[0]} episodes and at the end:", *(f"{who} {then:.0f} and {now:.0f};" for who, then, now in told))
+    most = [max(m[place] for m in memory if m[0] >= early[0]) for place in (1, 2)]
+    told = zip(("collector", "its children"), early[1:], most, strict=True)
+    print(f"MB at {early[0]} episodes and at most from there on:", *(f"{who} {then:.0f} and {now:.0f};" for who, then, now in told))
     print(f"at most {zombies} zombies at a look; processes left: {len(left)}")
     print(json.loads((folder / "store/.collect.json").read_text()))
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -127,10 +128,13 @@ def test_what_is_given_up_leaves_the_engine_and_its_environment(tiny, monkeypatc
     rollout_settings.cache_clear()
     from vllm import SamplingParams
 
-    from openrlhf_agentprm.host.executor import AgentExecutor
+    from openrlhf.trainer.ray.vllm_engine import _load_agent_executor
+
+    from openrlhf_agentprm.host import env_pools
 
     async def play():
-        executor, out, release = AgentExecutor(), [], asyncio.Event()
+        executor = _load_agent_executor(str(Path(env_pools.__file__).with_name("executor.py")))
+        out, release = [], asyncio.Event()
 
         class Endless:
             asked = 0
