@@ -126,9 +126,8 @@ def test_what_is_given_up_leaves_the_engine_and_its_environment(tiny, monkeypatc
     env = {"name": "thirdparty_count", "num_workers": 2, "max_turns": 3, "max_tokens_per_turn": 4}
     monkeypatch.setenv(ROLLOUT_VARIABLE, json.dumps({"env": env, "policy": str(tiny)}))
     rollout_settings.cache_clear()
-    from vllm import SamplingParams
-
     from openrlhf.trainer.ray.vllm_engine import _load_agent_executor
+    from vllm import SamplingParams
 
     from openrlhf_agentprm.host import env_pools
 
