@@ -174,6 +174,8 @@ def ray_head():
         free_port(),
         "--dashboard-port",
         dashboard,
+        "--dashboard-agent-listen-port",  # by default one for all Rays of a machine, and who comes second takes no jobs
+        free_port(),
     ]
     run(ray, *head, env=environment)
     yield environment, f"http://127.0.0.1:{dashboard}"
