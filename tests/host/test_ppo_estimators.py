@@ -26,12 +26,14 @@ def test_prime_pays_single_tokens_by_an_implicit_prm_in_a_mixture_of_environment
     for status in found.values():
         assert math.isfinite(status["policy_loss"]) and status["process/reward_mean"] != 0 and "critic_loss" not in status
         longest = {"thirdparty_count": 3, "short": 1}
-        assert sum(status[f"env/{part}/episodes"] for part in longest) == 16
+        assert sum(status.get(f"env/{part}/episodes", 0) for part in longest) == 16
         assert all(0 < status.get(f"env/{part}/turns", 1) <= most for part, most in longest.items())
-        by_part = sum(status[f"env/{part}/episodes"] * status.get(f"env/{part}/outcome_mean", 0) for part in longest)
+        by_part = sum(status.get(f"env/{part}/episodes", 0) * status.get(f"env/{part}/outcome_mean", 0) for part in longest)
         assert by_part / 16 == pytest.approx(status["turns/outcome_mean"])
     tasks = [json.loads(line)["datasource"] for line in (tmp_path / "out/agentprm/prompts.jsonl").read_text().splitlines()]
     assert Counter(tasks) == {"thirdparty_count": 12, "short": 4}
+    played = {part: sum(status.get(f"env/{part}/episodes", 0) for status in found.values()) for part in longest}
+    assert played == {"thirdparty_count": 24, "short": 8}, "a pass plays every prompt twice, in whichever step the shuffle puts it"
     # a turn's reward is the sum of its tokens', and Q is σ of the sum of turns': all through one worker, so the two agree in sign
     assert abs(found[1]["process/reward_mean"]) < 5
 
