@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium
 
 from ..core.errors import UserError
-from .base import NumberedTasks
+from .base import NumberedTasks, task_of
 
 INSTRUCTION = "Work out the sum from left to right, one operation a line, with a semicolon between lines. The last number is the answer."
 _CHAIN = re.compile(r"\d+([+-]\d+)+")
@@ -53,8 +53,7 @@ class ArithmeticEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        train = self.tasks("train")
-        task_id = str((options or {}).get("task_id") or train[(seed or 0) % len(train)])
+        task_id = task_of(self, seed, options)
         if not _CHAIN.fullmatch(task_id):
             raise UserError(f"arithmetic task {task_id!r} is no chain of sums, such as '3+4-2'")
         self._numbers = [int(n) for n in re.findall(r"-?\d+", task_id)]  # 3, 4, −2

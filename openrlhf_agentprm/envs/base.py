@@ -142,6 +142,14 @@ class NumberedTasks(LazyTasks):
         return (self._first + index) * self._stride % self._total
 
 
+def task_of(env: HasTasks, seed: int | None, options: Mapping[str, Any] | None) -> str:
+    """The task that a reset names (`options["task_id"]`), else the one of the training split at the place that the seed names."""
+    if (named := (options or {}).get("task_id")) is not None:
+        return str(named)
+    train = env.tasks("train")
+    return train[(seed or 0) % len(train)]
+
+
 def make_env(name: str, **kwargs: Any) -> gymnasium.Env[str, str]:
     """Build a registered environment; arguments that it does not take are a `UserError`."""
     factory = ENVS.load(name)

@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 
 from ..core.errors import UserError
-from .base import SeededTasks
+from .base import SeededTasks, task_of
 
 _ESCAPES = re.compile(r"\x1b\[([0-9;]*)m")
 _COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
@@ -76,7 +76,7 @@ class GymTextEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        task_id = str((options or {}).get("task_id") or self.tasks("train")[0])
+        task_id = task_of(self, seed, options)
         name, _, number = task_id.rpartition("/")
         if name != self.name or not number.isdigit():
             raise UserError(f"task {task_id!r} is no '{self.name}/NUMBER'")

@@ -76,7 +76,7 @@ class MixtureEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        task_id = str((options or {}).get("task_id") or self.tasks("train")[0])
+        task_id = base.task_of(self, seed, options)
         name, _, task = task_id.partition(":")
         if name not in self.parts:
             raise UserError(f"task {task_id!r} is no 'PART:TASK' of the parts {', '.join(self.parts)}{did_you_mean(name, self.parts)}")

@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium
 
 from ..core.errors import UserError
-from .base import NumberedTasks
+from .base import NumberedTasks, task_of
 
 INSTRUCTION = (
     "Answer the question by calling one tool at a time. Look the price of each item up, work with the calculator, and hand the total in with "
@@ -75,11 +75,12 @@ class ToolsArithmeticEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        train = self.tasks("train")
-        task_id = str((options or {}).get("task_id") or train[(seed or 0) % len(train)])
+        task_id = task_of(self, seed, options)
         parts = [part.split(" ") for part in task_id.split(" + ")] if _TASK.fullmatch(task_id) else []
         if not parts or any(item not in ITEMS or len(count) > 3 for count, item in parts) or len({item for _, item in parts}) < len(parts):
-            raise UserError(f"tools_arithmetic task {task_id!r} is no list of items such as {train[0]!r} (items: {', '.join(ITEMS)})")
+            raise UserError(
+                f"tools_arithmetic task {task_id!r} is no list of items such as {self.tasks('train')[0]!r} (items: {', '.join(ITEMS)})"
+            )
         rng = random.Random(f"{task_id} {seed or 0}")
         self._wanted = [(int(count), item) for count, item in parts]
         self._prices = {item: rng.randint(2, self.largest) for item in ITEMS}

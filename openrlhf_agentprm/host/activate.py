@@ -19,6 +19,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from ..core.cache import cache_folder
 from ..core.errors import UserError
 from .cpu import MODE_VARIABLE, has_cuda
 from .numa import provide_libnuma
@@ -166,9 +167,8 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 def _keep(path: str, text: str, digest: str) -> str:
     """Write the patched text where a debugger can open it; its name if that cannot be done."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for folder in (base, Path(tempfile.gettempdir())):
-        target = folder / "openrlhf-agentprm" / "patched" / digest[:16] / path
+    for folder in (cache_folder("patched"), Path(tempfile.gettempdir(), "openrlhf-agentprm", "patched")):
+        target = folder / digest[:16] / path
         if target.exists():
             return str(target)
         try:

@@ -16,7 +16,7 @@ pytest.importorskip("textworld", reason="pip install 'openrlhf-agentprm[textworl
 
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.core.registry import ENVS
-from openrlhf_agentprm.envs.cache import appearing_at_once
+from openrlhf_agentprm.envs.appearing import appearing_at_once
 from openrlhf_agentprm.envs.checker import check_env
 from openrlhf_agentprm.envs.textworld.env import TextWorldEnv
 from openrlhf_agentprm.envs.textworld.levels import Level

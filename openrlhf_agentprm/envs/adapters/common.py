@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from ...core.errors import UserError
-from ..base import SPLITS, LazyTasks, SeededTasks
+from ..base import SPLITS, LazyTasks, SeededTasks, task_of
 
 T = TypeVar("T")
 Step = tuple[str, float, bool, bool, dict[str, Any]]
@@ -61,8 +61,7 @@ class NumberedEnv(gymnasium.Env[str, str]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         self._running = False
-        train = self.tasks("train")
-        task_id = str((options or {}).get("task_id") or train[(seed or 0) % len(train)])
+        task_id = task_of(self, seed, options)
         observation = self._begin(self._number(task_id))
         self._running = True
         return observation, {"instruction": self.instruction, "valid_action": True}

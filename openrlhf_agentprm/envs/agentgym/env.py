@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium
 
 from ...core.errors import UserError
-from ..base import SPLITS
+from ..base import SPLITS, task_of
 from .http import LateError, Server, ServerError, server_of
 from .profile import Profile, read_profile
 from .profiles import PROFILES
@@ -58,10 +58,7 @@ class AgentGymEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        task_id = (options or {}).get("task_id")
-        if task_id is None:
-            train = self.tasks("train")
-            task_id = train[(seed or 0) % len(train)]
+        task_id = task_of(self, seed, options)
         number = number_of(self.profile, task_id)
         with self._lock:
             self._running = False
@@ -69,7 +66,7 @@ class AgentGymEnv(gymnasium.Env[str, str]):
             first = self._begin(number)
             self._shown, self._actions = first.text or "", first.actions
             mark = fingerprint(self._shown, self.profile.lines_in_any_order)
-            self._check_same_task(str(task_id), mark)
+            self._check_same_task(task_id, mark)
             self._running = True
             told = self._with_actions(self._shown, "first", "all")
         return told, {"instruction": self.profile.instruction, "valid_action": True, "task_fingerprint": mark}

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from ...core.cache import cache_folder
 from .http import ServerError
 
 Id = int | str
@@ -67,9 +68,8 @@ class Notes:
     """
 
     def __init__(self, address: str) -> None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "openrlhf-agentprm" / "agentgym"
         where = f"{socket.gethostname()} {_network()} {address}"  # 127.0.0.1 is another server on another machine or in another container
-        self._folder = base / hashlib.sha256(where.encode()).hexdigest()[:24]
+        self._folder = cache_folder("agentgym", hashlib.sha256(where.encode()).hexdigest()[:24])
         self._marks = self._folder / "restarts"
 
     def count(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 from ...core.errors import UserError, did_you_mean
-from ..base import SPLITS
+from ..base import SPLITS, task_of
 from .engine import NOTHING, Engine
 from .library import open_library, resolve_task_types
 from .oracle import Goal, shortest_plan
@@ -48,7 +48,7 @@ class AlfworldEnv(gymnasium.Env[str, str]):
         task_types: "all", a comma-separated text, or a list of ALFWorld's six task types.
         games: how many generated tasks each split lists.
         seed: of the generated tasks; other seeds list other tasks.
-        cache_dir: where generated games are kept. Default: `openrlhf_agentprm/alfworld` in the user's cache folder.
+        cache_dir: where generated games are kept. Default: `openrlhf-agentprm/alfworld` in the user's cache folder.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -76,16 +76,13 @@ class AlfworldEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        task_id = (options or {}).get("task_id")
-        if task_id is None:
-            listed = self.tasks("train")
-            task_id = listed[(seed or 0) % len(listed)]
+        task_id = task_of(self, seed, options)
         self._over = True
         engine = self._engine = self._engine or Engine()
         if task_id != self._loaded:
             self._loaded = ""
-            engine.load(self._library.find(str(task_id), engine))
-            self._loaded = str(task_id)
+            engine.load(self._library.find(task_id, engine))
+            self._loaded = task_id
         observation, instruction = _split_first_text(engine.reset())
         self._over = False
         return observation, {"instruction": instruction, "valid_action": True, "source": self.source}

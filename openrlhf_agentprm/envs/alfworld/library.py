@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from alfworld.info import ALFWORLD_DATA
 
+from ...core.cache import cache_folder
 from ...core.errors import UserError, did_you_mean
+from ..appearing import appearing_at_once
 from ..base import SPLITS, LazyTasks
-from ..cache import appearing_at_once, cache_folder
 from .engine import Engine, read_game
 from .generator import MARK, Task, make_game
 from .household import SEEN_SCENES, TASK_TYPES, UNSEEN_SCENES, choices, sample_household

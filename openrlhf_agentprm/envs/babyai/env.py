@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise UserError("the environment 'babyai' needs minigrid: pip install 'openrlhf-agentprm[babyai]'") from error
 
-from ..base import SeededTasks
+from ..base import SeededTasks, task_of
 from . import actions, experts, goals
 from .levels import level_ids, resolve_levels
 from .view import OBJECTS, Memory, View, describe_compact, describe_full, look
@@ -85,7 +85,7 @@ class BabyAIEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        task_id = (options or {}).get("task_id") or self.tasks("train")[(seed or 0) % self.tasks_per_split]
+        task_id = task_of(self, seed, options)
         level, level_seed = self._parse(task_id)
         self.grid_env = self._start(level, level_seed)
         if self.declare and not goals.can_be_declared(self.grid_env.instrs):

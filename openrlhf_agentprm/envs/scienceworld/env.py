@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 
 from ...core.errors import UserError, collecting
+from ..base import task_of
 from .guide import Guide, Task
 from .simulator import Simulator, find_java
 from .tasks import SIMPLIFICATIONS, VARIATIONS, as_list, parse_task, takes_electricity, task_ids
@@ -79,11 +80,8 @@ class ScienceWorldEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        task_id = (options or {}).get("task_id")
-        if task_id is None:
-            listed = self.tasks("train")
-            task_id = listed[(seed or 0) % len(listed)]
-        name, variation = parse_task(str(task_id))
+        task_id = task_of(self, seed, options)
+        name, variation = parse_task(task_id)
         if "noElectricalAction" in self._simplified and takes_electricity(name):
             raise UserError(f"task {task_id!r} cannot be done under the simplification noElectricalAction")
         self._guide, self._score = None, 0

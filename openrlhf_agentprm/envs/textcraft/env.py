@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 
 from ...core.errors import UserError
-from ..base import SPLITS, LazyTasks
+from ..base import SPLITS, LazyTasks, task_of
 from .fetch import VERSIONS, data_folder, fetch
 from .recipes import Book, Recipe, load_book
 
@@ -68,11 +68,12 @@ class TextCraftEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        train = self.tasks("train")
-        task_id = str((options or {}).get("task_id") or train[(seed or 0) % len(train)])
+        task_id = task_of(self, seed, options)
         goal, _, variant = task_id.partition("/")
         if self.book.depth.get(goal, 0) < 1 or not variant.isdigit():
-            raise UserError(f"textcraft task {task_id!r} is no 'ITEM/NUMBER' with an item that can be crafted, such as {train[0]!r}")
+            raise UserError(
+                f"textcraft task {task_id!r} is no 'ITEM/NUMBER' with an item that can be crafted, such as {self.tasks('train')[0]!r}"
+            )
         self._goal, self._inventory = goal, Counter()
         needed = self.book.needed(goal)
         rng = random.Random(f"{task_id} {seed or 0}")

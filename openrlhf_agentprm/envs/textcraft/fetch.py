@@ -13,6 +13,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+from ...core.cache import cache_folder
 from ...core.errors import UserError
 
 PACKAGE, RELEASE = "minecraft-data", "3.117.0"
@@ -24,8 +25,7 @@ _FILES = ("recipes.json", "items.json")
 
 def data_folder(version: str) -> Path:
     """Where the files of a version of the game are kept."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "openrlhf-agentprm" / f"{PACKAGE}-{RELEASE}" / version
+    return cache_folder(f"{PACKAGE}-{RELEASE}", version)
 
 
 def fetch(archive: str | None = None) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 import gymnasium
 
+from ...core.cache import cache_folder
 from ...core.errors import UserError, collecting
-from ..cache import cache_folder
+from ..base import task_of
 from .engine import Engine
 from .levels import DEFAULT, Level
 from .library import FilesOfGames, Library, MadeGames
@@ -35,7 +36,7 @@ class TextWorldEnv(gymnasium.Env[str, str]):
         walkthrough: the objective tells every step, as TextWorld's does, not just the last one.
         games: files in place of generated games: a pattern such as `folder/*.z8`, or one for each split.
         graded: the outcome is the share of points, not success.
-        cache_dir: where generated games are kept. Default: `openrlhf_agentprm/textworld` in the user's cache folder.
+        cache_dir: where generated games are kept. Default: `openrlhf-agentprm/textworld` in the user's cache folder.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
@@ -63,17 +64,14 @@ class TextWorldEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        task_id = (options or {}).get("task_id")
-        if task_id is None:
-            listed = self.tasks("train")
-            task_id = listed[(seed or 0) % len(listed)]
+        task_id = task_of(self, seed, options)
         self._over = True
-        game = self._library.find(str(task_id))
+        game = self._library.find(task_id)
         engine = self._engine = self._engine or Engine()
         if task_id != self._loaded:
             self._loaded = ""
             engine.load(game)
-            self._loaded = str(task_id)
+            self._loaded = task_id
         observation = engine.reset()
         self._over, self._share = False, engine.share
         return observation, {"instruction": engine.objective, "valid_action": True}

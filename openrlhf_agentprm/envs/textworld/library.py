@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ...core.errors import UserError, did_you_mean
+from ..appearing import appearing_at_once
 from ..base import SPLITS, SeededTasks
-from ..cache import appearing_at_once
 from .levels import Level
 from .maker import GAME, make_game
 

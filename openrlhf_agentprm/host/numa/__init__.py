@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ...core.cache import cache_folder
 from ...core.errors import UserError
 
 _HERE = Path(__file__).parent
@@ -30,7 +31,7 @@ def provide_libnuma() -> str:
         ctypes.CDLL(_NAME)
         return ""
     except OSError:
-        library = _compiled(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
+        library = _compiled(cache_folder("numa"))
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)  # from now on the loader takes it for every library that wants this name
     folders = [str(library.parent), *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))]
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(folders)
@@ -41,7 +42,7 @@ def _compiled(cache: Path) -> Path:
     """The stand-in, in a folder named by its source; several processes may make it at once."""
     source, symbols = _HERE / "stand_in.c", _HERE / "stand_in.map"
     digest = hashlib.sha256(source.read_bytes() + symbols.read_bytes()).hexdigest()[:16]
-    library = cache / "openrlhf-agentprm" / "numa" / digest / _NAME
+    library = cache / digest / _NAME
     if library.exists():
         return library
     compiler = shutil.which("cc") or shutil.which("gcc")

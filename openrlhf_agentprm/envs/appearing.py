@@ -1,19 +1,12 @@
-"""Games that are made once and kept on disk, by many processes at a time."""
+"""Files that are made once and kept on disk, by many processes at a time."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-
-def cache_folder(name: str) -> Path:
-    """Where an environment keeps what it has made unless the user says otherwise."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "openrlhf_agentprm" / name
 
 
 @contextlib.contextmanager
