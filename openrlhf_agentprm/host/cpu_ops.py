@@ -1,8 +1,10 @@
-"""What DeepSpeed would compile in C++ on a CPU, from PyTorch instead, so that training needs no compiler and waits for none."""
+"""DeepSpeed on a CPU: what it would compile in C++, from PyTorch instead, so that training needs no compiler; and gathers that are over."""
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch.optim.adam import adam
@@ -20,6 +22,27 @@ def use_torch_ops() -> None:
 
     FusedAdamBuilder.load = lambda self, verbose=True: SimpleNamespace(multi_tensor_adam=multi_tensor_adam)
     deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+    _wait_for_every_gather()
+
+
+def _wait_for_every_gather() -> None:
+    """Have ZeRO-3 gather partitioned weights one after the other.
+
+    It starts a gather for each weight and waits for the last alone. That is enough in the order of a CUDA stream; gloo's gathers overtake
+    one another, and whoever reads a weight early reads memory that nobody has written.
+    """
+    from deepspeed.runtime.zero.partition_parameters import Init
+
+    at_once = Init._allgather_params_coalesced
+    if hasattr(at_once, "__wrapped__"):
+        return
+
+    @functools.wraps(at_once)
+    def one_by_one(self: Any, param_list: list[Any], hierarchy: int = 0, quantize: bool = False) -> None:
+        for param in param_list:
+            at_once(self, [param], hierarchy, quantize)
+
+    Init._allgather_params_coalesced = one_by_one
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from launching import free_port
 
 from openrlhf_agentprm.host.cpu_ops import multi_tensor_adam
 
@@ -78,6 +79,33 @@ torch.testing.assert_close(engine.module.weight, other.weight, rtol=1e-5, atol=1
     assert done.returncode == 0, done.stderr[-3000:]
     assert not os.listdir(tmp_path)
     assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("deepspeed_allreduce_buffer")}
+
+
+def test_weights_that_zero_3_gathers_are_whole():
+    """In two processes, a large weight before small ones, whose gathers are over sooner."""
+    code = """
+import torch
+from openrlhf_agentprm.host.activate import activate
+from openrlhf_agentprm.host.cpu import prepare_environment
+prepare_environment()
+activate()
+import deepspeed
+import openrlhf.utils.deepspeed.deepspeed
+deepspeed.init_distributed("gloo")
+with deepspeed.zero.Init(config_dict_or_path={"train_batch_size": 2, "zero_optimization": {"stage": 3}}):
+    weights = torch.nn.ParameterList([torch.full((size,), 2.0) for size in (8_000_000, 2, 2)])
+for _ in range(5):
+    with deepspeed.zero.GatheredParameters(list(weights)):
+        assert [w.sum().item() for w in weights] == [2.0 * len(w) for w in weights]
+"""
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    line = [sys.executable, "-c", code]
+    both = [
+        subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=os.environ | world | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in "01"
+    ]
+    told = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told[0][-2000:] + told[1][-2000:]
 
 
 def test_a_training_on_the_cpu_keeps_the_memory_that_it_frees():
