@@ -51,7 +51,9 @@ class Guessing(vf.MultiTurnEnv):
         self.going_on = going_on
         rows = [{"prompt": [{"role": "user", "content": "Guess my number from 1 to 20."}], "answer": str(n % 20 + 1)} for n in range(30)]
         parser = vf.XMLParser(["guess"], answer_field="guess")
-        super().__init__(dataset=Dataset.from_list(rows), parser=parser, max_turns=5, rubric=vf.Rubric(funcs=[self.reward]), **options)
+        super().__init__(
+            dataset=Dataset.from_list(rows), parser=parser, max_turns=5, rubric=vf.Rubric(funcs=[self.reward], parser=parser), **options
+        )
 
     def reward(self, state):
         if self.going_on == "nan":

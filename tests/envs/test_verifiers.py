@@ -214,8 +214,8 @@ def test_what_is_not_played_is_told():
         start("sums", args={"score_rollouts": False})
     with pytest.raises(UserError, match="the environment 'no_such_world' .* failed: ValueError: Could not import 'no_such_world'"):
         VerifiersEnv("no_such_world")
-    with pytest.raises(UserError, match="the environment 'hub_worlds' .* failed: .*unexpected keyword argument 'depth'"):
-        start("sums", args={"depth": 2})
+    with pytest.raises(UserError, match="the environment 'hub_worlds' with the arguments {'world': 'moon'} failed: .*'moon'"):
+        start("moon")
     with pytest.raises(UserError) as told:
         VerifiersEnv("a b", invalid="(", success=float("nan"))
     assert len(told.value.problems) == 3
@@ -262,7 +262,7 @@ def test_close_tears_down_once():
 )
 def test_the_checker_passes(arguments):
     pytest.importorskip("reasoning_gym", reason="needs pip install 'openrlhf-agentprm[reasoning-gym]'")
-    assert [r for r in check_env(functools.partial(make_env, "verifiers", **arguments), episodes=50) if r.problem] == []
+    assert [r for r in check_env(functools.partial(make_env, "verifiers", **arguments), episodes=50, time_limit=300) if r.problem] == []
 
 
 def test_a_version_without_the_api_is_told(tmp_path):
