@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import http.server
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -20,6 +22,7 @@ import hub_worlds
 import verifiers as vf
 
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.envs.adapters.verifiers_loop import OwnLoop
 from openrlhf_agentprm.envs.base import HasTools, ability, make_env
 from openrlhf_agentprm.envs.checker import check_env
 
@@ -242,7 +245,18 @@ def test_it_is_stepped_in_a_running_loop_and_built_in_a_thread_and_the_signals_a
     assert found == ["That is it."]
 
 
-def test_close_tears_down_once():
+def test_close_tears_down_once_and_one_that_is_dropped_is_torn_down_too():
+    env, _, _ = start("sums")
+    env.step(ADD)
+    dropped = weakref.ref(env)
+    del env
+    gc.collect()
+    assert dropped() is None
+    hub_worlds.CLOSED.clear()
+    env, _, _ = start("guessing")
+    del env
+    gc.collect()
+    assert hub_worlds.CLOSED == ["guessing"]
     hub_worlds.CLOSED.clear()
     env, _, _ = start("guessing")
     env.close()
@@ -250,6 +264,28 @@ def test_close_tears_down_once():
     assert hub_worlds.CLOSED == ["guessing"]
     with pytest.raises(RuntimeError, match="call reset"):
         env.step("<guess>1</guess>")
+
+
+def test_a_loop_that_is_interrupted_is_given_up_and_a_fork_has_its_own():
+    own, ended = OwnLoop("x", False), []
+
+    async def interrupted():
+        asyncio.get_running_loop().call_soon(interrupt)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        own.run(interrupted())
+    assert ended and own.run(asyncio.sleep(0, 7)) == 7
+    if not (child := os.fork()):
+        os._exit(own.run(asyncio.sleep(0, 8)))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 8 and own.run(asyncio.sleep(0, 9)) == 9
+    own.close()
 
 
 @pytest.mark.parametrize(

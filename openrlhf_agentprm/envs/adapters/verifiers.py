@@ -24,6 +24,7 @@ from .verifiers_episode import Came, Episode, shown, text_of
 from .verifiers_library import INSTALL as INSTALL
 from .verifiers_library import build, library, no_model
 from .verifiers_loop import OwnLoop
+from .verifiers_tools import answer_schema, call_in, noting, schema_of
 
 _SEEDS = 1_000_003  # between two seeds of one task
 _NEARLY = 1e-6  # what sums of parts of 1 fall short of 1
@@ -83,8 +84,8 @@ class VerifiersEnv(NumberedEnv):
         self._client = no_model(self._vf, env)
         self._episode = Episode(self._vf, self._theirs, env)
         self._seed = 0
-        self._failed_calls = 0
-        self._schemas = [_schema(tool) for tool in self._theirs.tool_defs or []]
+        self._failed_calls: list[Exception] = []
+        self._schemas = [schema_of(tool) for tool in self._theirs.tool_defs or []]
         if self._schemas:
             self._prepare_tools()
 
@@ -93,16 +94,10 @@ class VerifiersEnv(NumberedEnv):
         if self.answer_tool in names:
             raise UserError(f"answer_tool is {self.answer_tool!r}, which is a tool of {self.name}; give another name ({', '.join(names)})")
         if self.answer_tool:
-            self._schemas.append(_answer_schema(self.answer_tool))
+            self._schemas.append(answer_schema(self.answer_tool))
         self.tools = lambda: self._schemas  # an ability that others have not
         if hasattr(self._theirs, "error_formatter"):
-            formatter = self._theirs.error_formatter
-
-            def counted(error: Exception) -> str:
-                self._failed_calls += 1
-                return formatter(error)
-
-            self._theirs.error_formatter = counted
+            self._theirs.error_formatter = noting(self._theirs.error_formatter, self._failed_calls)
 
     # --- Gymnasium ---
 
@@ -115,7 +110,7 @@ class VerifiersEnv(NumberedEnv):
         self._abandon()
         with self._random(seed=number + _SEEDS * self._seed):
             prompt = self._loop.run(self._episode.begin(rows[place], self._client))
-        own = [_schema(tool) for tool in self._episode.state["tool_defs"]]
+        own = [schema_of(tool) for tool in self._episode.state["tool_defs"]]
         if own != [s for s in self._schemas if s["function"]["name"] != self.answer_tool]:
             raise UserError(f"row {place} of {self.name} has tools of its own; the tools have to be the same for all tasks")
         system = [text_of(message, self.name) for message in prompt if message.role == "system"]
@@ -126,7 +121,7 @@ class VerifiersEnv(NumberedEnv):
         content, calls, problem = self._read(action)
         if problem:
             return problem, 0.0, False, False, {"valid_action": False, "success": False}
-        self._failed_calls = 0
+        self._failed_calls.clear()
         valid = bool(calls) or self._has_answer(content or "")
         with self._random():
             came = self._loop.run(self._episode.turn(content, calls))
@@ -148,7 +143,7 @@ class VerifiersEnv(NumberedEnv):
         """(the text of the message, its calls, what is wrong with the action)."""
         if not self._schemas:
             return action, [], ""
-        name, arguments = _call_in(action)
+        name, arguments = call_in(action)
         if name is None and not self.answer_tool:
             return action, [], ""
         names = [schema["function"]["name"] for schema in self._schemas]
@@ -234,28 +229,3 @@ class RowTasks(LazyTasks):
     def task(self, index: int) -> str:
         block, place = divmod(index, self._taken)
         return f"{self._name}/{block * self._of + self._first + place}"
-
-
-def _schema(tool: Any) -> dict[str, Any]:
-    """A tool of the library's as chat templates take it."""
-    parameters = {"type": "object", "properties": {}} | dict(tool.parameters)
-    return {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": parameters}}
-
-
-def _answer_schema(name: str) -> dict[str, Any]:
-    text = {"type": "string", "description": "What to say."}
-    about = "Say something without calling another tool, such as the answer at the end."
-    parameters = {"type": "object", "properties": {"text": text}, "required": ["text"]}
-    return {"type": "function", "function": {"name": name, "description": about, "parameters": parameters}}
-
-
-def _call_in(action: str) -> tuple[str | None, dict[str, Any]]:
-    """The name and the arguments of a call; no name where there is none."""
-    try:
-        value = json.loads(action)
-        json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return None, {}
-    if isinstance(value, dict) and isinstance(value.get("name"), str) and isinstance(value.get("arguments"), dict):
-        return value["name"], value["arguments"]
-    return None, {}

@@ -25,10 +25,12 @@ class Came:
 
 
 class Episode:
-    """Args:
-    vf: the package.
-    env: the environment.
-    name: for messages.
+    """A rollout's state, and the prompt that the agent has seen so far.
+
+    Args:
+        vf: the package.
+        env: the environment.
+        name: for messages.
     """
 
     def __init__(self, vf: Any, env: Any, name: str) -> None:

@@ -67,13 +67,23 @@ class OwnLoop:
         if not _in_a_loop():
             return loop.run_until_complete(task)
         with ThreadPoolExecutor(1) as other:  # in a thread that runs a loop, no second one can
-            return other.submit(loop.run_until_complete, task).result()
+            running = other.submit(loop.run_until_complete, task)
+            try:
+                return running.result()
+            finally:
+                if not running.done():
+                    loop.call_soon_threadsafe(task.cancel)
 
     def _here(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._process != os.getpid():
             self._loop = asyncio.new_event_loop() if self._network else OfflineLoop()
             self._process = os.getpid()
         return self._loop
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at the interpreter's end, parts of asyncio are gone
+            if self._loop is not None and self._process == os.getpid():
+                self._loop.close()
 
     def close(self) -> None:
         """Cancel what still runs and close the loop; the next coroutine gets another."""
