@@ -29,10 +29,14 @@ def library() -> Any:
     """
     found = package("verifiers", INSTALL, "verifiers")
     try:
+        importlib.import_module("datasets")
         importlib.import_module("verifiers.envs.multiturn_env")
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("verifiers"):
-            raise UserError(f"the environment 'verifiers' needs {error.name}, which is not installed: {INSTALL}") from error
+            raise UserError(
+                f"the environment 'verifiers' needs {error.name}, which is not installed: {INSTALL} (where OpenRLHF and vLLM are not installed: "
+                "pip install 'openrlhf-agentprm[verifiers]')"
+            ) from error
         raise UserError(
             f"verifiers {getattr(found, '__version__', '')} has its v1 API alone, whose harness plays whole episodes by itself; played here "
             f"is the earlier API (MultiTurnEnv), of versions 0.1.14 to 0.3.1: {INSTALL}"
