@@ -128,6 +128,7 @@ def test_a_missing_package_and_a_wrong_argument_are_told():
         ("gem", "gem", {"id": "rg:countdown"}, "pip install --no-deps gem-llm==0.1.0 reasoning-gym==0.1.25 "),
         ("reasoning_gym", "reasoning_gym", {"dataset": "countdown"}, "pip install 'openrlhf-agentprm[reasoning-gym]'"),
         ("openenv", "websockets.sync.client", {"url": "http://127.0.0.1:8000"}, "pip install 'openrlhf-agentprm[openenv]'"),
+        ("verifiers", "verifiers", {"env": "ReasoningGymEnv"}, "pip install --no-deps verifiers==0.3.1 renderers "),
     ],
 )
 def test_each_tells_the_line_that_installs_what_it_needs(monkeypatch, name, absent, arguments, line):
@@ -146,7 +147,7 @@ def in_a_table(parameter):
     return f'"{default}"' if isinstance(default, str) else str(default).lower()
 
 
-@pytest.mark.parametrize("name", ["textarena", "gem", "reasoning_gym", "openenv"])
+@pytest.mark.parametrize("name", ["textarena", "gem", "reasoning_gym", "openenv", "verifiers"])
 def test_a_page_has_the_arguments_their_defaults_and_the_line_that_installs(name):
     page = (Path(__file__).parents[2] / "docs" / "environments" / f"{name}.md").read_text()
     written = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.M))
