@@ -46,7 +46,7 @@ class Profile:
         scale: what reward and score are divided by.
         success_by: "done": whoever gets done has succeeded; "reward" or "score": done with at least `success_at` of it.
         success_at: see there, before it is divided.
-        success_text: text in an observation that is a success, whatever `done` says.
+        success_text: text in an observation that is a success beside a reward that is not 0, whatever `done` says.
         loss_is_limit: done without success is the server's step limit, hence truncated.
         outcome: what grades an episode: "reward", "score", or "" for success alone.
         actions: whence the admissible actions: "reply" (its `available_actions`), "text" (a list at the observation's end), "fixed", "webshop"
