@@ -57,6 +57,10 @@ class Server:
     def __init__(self, grid_env: Any, image: Any) -> None:
         self.grid_env = grid_env
         self.goal = str(grid_env.mission).replace("then", "and").replace("after you", "and")
+        self._image: Any = None
+        self._description = ""
+        self.plans: Plans = {}
+        self._refusals: dict[str, str] = {}
         self._look(image)
 
     def first(self) -> str:
@@ -90,13 +94,13 @@ class Server:
         return f"{text}\nAvailable actions: [" + ", ".join(f'"{name}"' for name in self.plans) + "]"
 
     def _look(self, image: Any) -> None:
-        self._image: Any = image
+        self._image = image
         self._things = _in_sight(self.grid_env, image)
         ahead = sorted((t.front, t.kind) for t in self._things if t.right == 0 and t.kind in ("box", "wall"))
         self._barrier = ahead[0] if ahead else None
-        self._description: str = self._describe()
-        self.plans: Plans = {"turn left": [LEFT], "turn right": [RIGHT]}
-        self._refusals: dict[str, str] = {}
+        self._description = self._describe()
+        self.plans = {"turn left": [LEFT], "turn right": [RIGHT]}
+        self._refusals = {}
         if self._barrier is None or self._barrier[0] > 1:
             self.plans["move forward"] = [FORWARD]
         else:

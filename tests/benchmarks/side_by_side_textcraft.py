@@ -1,0 +1,2 @@
+def textcraft(args):
+    yield from ()
