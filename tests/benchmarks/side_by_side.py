@@ -12,12 +12,16 @@ name; any other difference ends the command with 1. `side_by_side_games.py` make
 
 import argparse
 import contextlib
+import functools
+import json
 import random
 import re
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
+from side_by_side_lmrlgym import maze, wordle
 from side_by_side_textcraft import textcraft
 
 from openrlhf_agentprm.envs.babyai.levels import AGENTGYM_LEVELS
@@ -170,76 +174,26 @@ def styles(score, ours, text):
 
 
 def alfworld(args):
-    import json
-    from pathlib import Path
-
     ours = make_env("alfworld", data_dir=args.data, rules="agentgym")
     theirs = adapter(args, {"base": "alfworld", "shown_actions": "none"})
-    scores = {}
-    for row in json.loads((Path(args.configs) / "mappings_train.json").read_text())[: args.seeds or None]:
-        kind = row["task_type"].partition("-")[0]
-        other = row["task_id"].endswith("-other")
-        score = scores.setdefault((kind, other), Score(kind + (", by the other release's files" if other else "")))
+    rows = json.loads((Path(args.configs) / "mappings_train.json").read_text())
+    for row in rows[args.first : args.first + args.seeds]:
+        task = f"{row['task_type']}/{row['task_id']}"
+        score = Score(task)
         for player in ("expert", "mixed"):
-            task = f"{row['task_type']}/{row['task_id']}"
             mine, info = ours.reset(options={"task_id": task})
             yours, _ = theirs.reset(f"alfworld_{row['item_id']}")
-            same = score.hold("observation", f"{mine}\n{info['instruction']}", yours, f"{task}, start")
-            same &= score.hold("available actions", ours.admissible_actions(), theirs.env.admissible_actions(), f"{task}, start")
+            same = score.hold("observation", f"{mine}\n{info['instruction']}", yours, "start")
+            same &= score.hold("available actions", ours.admissible_actions(), theirs.env.admissible_actions(), "start")
             if same:
-                play(score, ours, theirs, random.Random(f"{task}/{player}"), 60, f"{task} {player}", player == "expert")
-    yield from scores.values()
-
-
-def maze(args):
-    """The adapter alone: every start explored to the goal, and one played into the limit."""
-    env = adapter(args, "maze")
-    ways = {"move up": (-1, 0), "move down": (1, 0), "move left": (0, -1), "move right": (0, 1)}
-    for number in range(26):
-        score = Score(f"maze_{number}")
-        if number == 25:  # start and goal are one, which the server refuses without a word
-            with contextlib.suppress(Exception):
-                env.reset(f"maze_{number}")
-                score.hold("start", "an error", "an episode", "maze_25")
-            score.named["refused by the server"] += 1
-            yield score
-            continue
-        text, _ = env.reset(f"maze_{number}")
-        seen, way, turn, told = set(), [], 0, None
-        while told is None or not (told[2] or told[3]):
-            row, column = map(int, re.search(r"current position is at position (\d+), (\d+)", text).groups())
-            seen.add((row, column))
-            walls = {w for w, said in zip(ways, ("above you", "below you", "to your left", "to your right"), strict=True) if said in text}
-            open_ = [w for w, (dy, dx) in ways.items() if w not in walls and (row + dy, column + dx) not in seen]
-            back = {"move up": "move down", "move down": "move up", "move left": "move right", "move right": "move left"}
-            way, action = ([*way, open_[0]], open_[0]) if open_ else (way[:-1], back[way[-1]])
-            told = env.step("move up" if number == 0 else action)
-            text, turn = told[0], turn + 1
-        score.count["episodes"], score.count["answers"] = 1, turn
-        if number == 0:
-            score.hold("end", told[2:4], (False, True), "51 times up, into a wall")
-        score.named["limit" if told[3] else "success" if told[4]["success"] else "FAILURE"] += 1
+                play(score, ours, theirs, random.Random(f"{task}/{player}"), 60, player, player == "expert")
         yield score
 
 
-def wordle(args):
-    """The adapter alone: words that fit what was told so far."""
-    env = adapter(args, "wordle")
-    score = Score("wordle")
-    for seed in range(args.seeds):
-        text, _ = env.reset(f"wordle_{seed}")
-        rng, told = random.Random(seed), None
-        while told is None or not (told[2] or told[3]):
-            words = env.env._session.get("filtered_vocab")
-            words = words if isinstance(words, list) else ["crane"]
-            told = env.step(" ".join(rng.choice([w.strip() for w in words if len(w.strip()) == 5] or ["crane"])) + "\n")
-            score.count["answers"] += 1
-        score.count["episodes"] += 1
-        score.named["success" if told[4]["success"] else "failure"] += 1
-    yield score
-
-
-WORLDS = {"babyai": babyai, "alfworld": alfworld, "textcraft": textcraft, "maze": maze, "wordle": wordle}
+WORLDS = {"babyai": babyai, "alfworld": alfworld} | {
+    name: functools.partial(world, score_of=Score, adapter=adapter)
+    for name, world in (("textcraft", textcraft), ("maze", maze), ("wordle", wordle))
+}
 
 
 def main():
