@@ -52,6 +52,7 @@ class Profile:
         actions: whence the admissible actions: "reply" (its `available_actions`), "text" (a list at the observation's end), "fixed", "webshop"
             (a GET when they are asked for), or "".
         fixed: those of "fixed".
+        any_case: the server takes them in capitals too.
         shown_actions: whether they are written below an observation: "none", "first" (below the first alone) or "all".
         invalid: texts that an observation begins with where the action was not carried out.
         unchanged_is_invalid: an observation that is the one before tells the same.
@@ -90,6 +91,7 @@ class Profile:
     outcome: str = ""
     actions: str = ""
     fixed: tuple[str, ...] = ()
+    any_case: bool = False
     shown_actions: str = "none"
     invalid: tuple[str, ...] = ()
     unchanged_is_invalid: bool = False

@@ -52,7 +52,7 @@ def judge(p: Profile, step: Step, last: Step | None, *, action: str, before: str
 def _valid(p: Profile, step: Step, action: str, before: str, admissible: Sequence[str] | None) -> bool:
     """By the list that was shown; else by how the answer begins."""
     if admissible is not None:
-        return action.lower() in {listed.lower() for listed in admissible}
+        return action in admissible or (p.any_case and action.lower() in {listed.lower() for listed in admissible})
     return (
         bool(action)
         and not step.text.startswith(p.invalid or "\0")

@@ -101,7 +101,7 @@ class AlfworldEnv(gymnasium.Env[str, str]):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         engine = self._running("step()")
-        as_listed = action if action in engine.commands else ""
+        as_listed = action.strip() if action.strip() in engine.commands else ""
         command = as_listed if self.rules == "agentgym" else _spelled(action, engine.commands)
         observation = engine.step(command) if command else NOTHING
         success, limit = engine.won, False
