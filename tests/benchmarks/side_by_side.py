@@ -1,11 +1,11 @@
 """Our environments beside AgentGym's servers: the same tasks and actions in both, and every answer compared.
 
-    python tests/benchmarks/side_by_side.py babyai --server http://127.0.0.1:36002 [--levels GoToObj,Open] [--seeds 3]
+    python tests/benchmarks/side_by_side.py babyai --server http://127.0.0.1:36002 [--levels GoToRedBall,Open] [--seeds 3]
     python tests/benchmarks/side_by_side.py alfworld --server http://127.0.0.1:36005 --data HOME/.cache/alfworld --configs agentenv-alfworld/configs
     python tests/benchmarks/side_by_side.py textcraft --server http://127.0.0.1:36001 --recipes agentenv_textcraft/recipes --seeds 100
     python tests/benchmarks/side_by_side.py maze --server http://127.0.0.1:36003     (or wordle: whole episodes of the adapter alone)
 
-Each task is played by our expert, and by a seeded player that mixes its actions with admissible and invalid ones. A line a level tells how many
+Each task is played by our expert, and by seeded players that mix its actions with admissible and invalid ones. A line a level tells how many
 answers were equal; the first difference is shown in full. What docs/environments/agentgym.md names as ours on purpose is counted by its
 name; any other difference ends the command with 1. `side_by_side_games.py` makes games for the alfworld server.
 """
@@ -16,6 +16,7 @@ import functools
 import json
 import random
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -79,14 +80,17 @@ def adapter(args, profile):
     return Timed(make_env("agentgym", server=args.server, profile=profile, reset_s=900, step_s=900))
 
 
-def play(score, ours, theirs, rng, turns, told, expert, see=lambda text: None):
-    """One episode from where both stand; ends with it, or at the first difference."""
+def play(score, ours, theirs, rng, turns, told, share, see=lambda text: None):
+    """One episode from where both stand, with a share of expert's actions; ends with it, or at the first difference."""
     score.count["episodes"] += 1
     for turn in range(turns):
         action = None
-        if expert or rng.random() < 0.3:
-            with contextlib.suppress(Exception):  # minigrid's bot gives up on some levels, and behind others' moves
+        if rng.random() < share:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 5)
+            with contextlib.suppress(Exception):  # minigrid's bot gives up or searches for ever on some levels, and behind others' moves
                 action = ours.expert_action()
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            share = share if action is not None else 0
         if action is None:
             listed = ours.admissible_actions()
             action = rng.choice(listed) if rng.random() < 0.75 else rng.choice([*ODD, *refused(ours)])
@@ -108,6 +112,10 @@ def play(score, ours, theirs, rng, turns, told, expert, see=lambda text: None):
     score.named["still going, without a limit"] += 1
 
 
+def too_long(*_):
+    raise TimeoutError
+
+
 def refused(ours):
     """Actions that the server refuses with a reason of their own."""
     server = getattr(ours.unwrapped, "_server", None)
@@ -123,7 +131,7 @@ def babyai(args):
     for level in levels:
         score = Score(level)
         for seed in range(args.first, args.first + args.seeds):
-            for player in ("expert", "mixed"):
+            for player, share in (("expert", 1), ("mixed", 0.3)):
                 task, number = f"{level}/{seed}", AGENTGYM_LEVELS.index(level) + 40 * seed
                 yours, _ = theirs.reset(f"babyai_{number}")
                 mine = begun(ours, task)
@@ -133,7 +141,7 @@ def babyai(args):
                 if score.hold("observation", mine, yours, f"{task}, start"):
                     rng = random.Random(f"{task}/{player}")
                     turns = 60 if seed == 0 or player == "expert" else 25
-                    play(score, ours, theirs, rng, turns, f"{task} {player}", player == "expert", lambda text: styles(score, ours, text))  # noqa: B023
+                    play(score, ours, theirs, rng, turns, f"{task} {player}", share, lambda text: styles(score, ours, text))  # noqa: B023
         yield score
 
 
@@ -180,13 +188,13 @@ def alfworld(args):
     for row in rows[args.first : args.first + args.seeds]:
         task = f"{row['task_type']}/{row['task_id']}"
         score = Score(task)
-        for player in ("expert", "mixed"):
+        for player, share in (("expert", 1), ("mixed", 0.3), ("random", 0)):
             mine, info = ours.reset(options={"task_id": task})
             yours, _ = theirs.reset(f"alfworld_{row['item_id']}")
             same = score.hold("observation", f"{mine}\n{info['instruction']}", yours, "start")
             same &= score.hold("available actions", ours.admissible_actions(), theirs.env.admissible_actions(), "start")
             if same:
-                play(score, ours, theirs, random.Random(f"{task}/{player}"), 60, player, player == "expert")
+                play(score, ours, theirs, random.Random(f"{task}/{player}"), 60, player, share)
         yield score
 
 
@@ -207,6 +215,9 @@ def main():
     parser.add_argument("--configs")
     parser.add_argument("--recipes")
     args = parser.parse_args()
+    if unknown := [level for level in filter(None, args.levels.split(",")) if level not in AGENTGYM_LEVELS]:
+        parser.error(f"AgentGym has no levels {', '.join(unknown)}; it has {', '.join(AGENTGYM_LEVELS)}")
+    signal.signal(signal.SIGVTALRM, too_long)
     count, named = Counter(), Counter()
     for score in WORLDS[args.world](args):
         print(score.line(), flush=True)
