@@ -86,7 +86,7 @@ def play(score, ours, theirs, rng, turns, told, share, see=lambda text: None):
     for turn in range(turns):
         action = None
         if rng.random() < share:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 5)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 1)
             with contextlib.suppress(Exception):  # minigrid's bot gives up or searches for ever on some levels, and behind others' moves
                 action = ours.expert_action()
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
