@@ -115,7 +115,9 @@ def test_admissible_actions_where_they_cost_nothing(serve):
         listed = env.admissible_actions()
         assert listed == env.admissible_actions() != [] and "dance" not in listed
         assert env.step("dance")[4]["valid_action"] is False
-        assert env.step(listed[0].upper())[4]["valid_action"] is True
+        assert env.step(listed[0].upper())[4]["valid_action"] is (name == "babyai"), (
+            "the real servers of the others answer capitals with nothing"
+        )
     env = make(serve("webshop").url, "webshop")
     env.reset(options={"task_id": "webshop_0"})
     assert env.admissible_actions() == ["search[Find me red shoes]"]

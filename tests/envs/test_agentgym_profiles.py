@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import socket
 from dataclasses import fields
 from pathlib import Path
 
@@ -89,6 +90,13 @@ def test_what_is_no_task(serve, task):
 def test_what_is_wrong_is_told(arguments, told):
     with pytest.raises(UserError, match=told):
         make(**{"server": "http://127.0.0.1:9", "profile": "maze", **arguments})
+
+
+def test_a_server_at_anothers_reset_has_a_resets_time_to_answer():
+    """ALFWorld's answers nothing at all meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        with pytest.raises(UserError, match="no whole answer within 0.3 s"):
+            make(f"http://127.0.0.1:{busy.getsockname()[1]}", "alfworld", reset_s=0.3)
 
 
 def test_a_profile_of_ones_own_from_a_file(serve, tmp_path):

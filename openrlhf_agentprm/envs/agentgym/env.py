@@ -27,7 +27,6 @@ from .session import Session
 from .tasks import number_of, read_item_ids, tasks_of
 
 _KNOWN = 100_000  # tasks whose first observation is remembered
-_ANSWER_S = 10.0
 _fingerprints: dict[tuple[Server, str, str], str] = {}  # of this process
 _answering: set[Server] = set()
 _SEARCHED = re.compile(r"Instruction:\s*(?:\[SEP\]\s*)?(.*?)\s*(?:\[SEP\]|$)", re.S)
@@ -208,7 +207,7 @@ def _check_answers(server: Server, profile: Profile) -> None:
     if server in _answering:
         return
     try:
-        server.fetch("GET", "/", None, _ANSWER_S)  # a text, which of WebArena's is no JSON
+        server.fetch("GET", "/", None, profile.reset_s)  # a text, which of WebArena's is no JSON; ALFWorld's waits for others' resets
     except ServerError as error:
         raise UserError(f"no server of AgentGym's ({profile.name}) answers at {server.url}; start it first: {error}") from error
     _answering.add(server)

@@ -46,12 +46,13 @@ class Profile:
         scale: what reward and score are divided by.
         success_by: "done": whoever gets done has succeeded; "reward" or "score": done with at least `success_at` of it.
         success_at: see there, before it is divided.
-        success_text: text in an observation that is a success, whatever `done` says.
+        success_text: text in an observation that is a success beside a reward that is not 0, whatever `done` says.
         loss_is_limit: done without success is the server's step limit, hence truncated.
         outcome: what grades an episode: "reward", "score", or "" for success alone.
         actions: whence the admissible actions: "reply" (its `available_actions`), "text" (a list at the observation's end), "fixed", "webshop"
             (a GET when they are asked for), or "".
         fixed: those of "fixed".
+        any_case: the server takes them in capitals too.
         shown_actions: whether they are written below an observation: "none", "first" (below the first alone) or "all".
         invalid: texts that an observation begins with where the action was not carried out.
         unchanged_is_invalid: an observation that is the one before tells the same.
@@ -90,6 +91,7 @@ class Profile:
     outcome: str = ""
     actions: str = ""
     fixed: tuple[str, ...] = ()
+    any_case: bool = False
     shown_actions: str = "none"
     invalid: tuple[str, ...] = ()
     unchanged_is_invalid: bool = False

@@ -22,7 +22,7 @@ _ALL = [
         instruction="Craft the goal. Commands: 'get 2 oak log' fetches what nothing crafts, the listed 'craft …' commands, 'inventory'.",
     ),
     Profile(
-        name="babyai", score="score", success_text="The task is completed.", actions="text", close=True, turns=20,
+        name="babyai", score="score", success_text="The task is completed.", actions="text", any_case=True, close=True, turns=20,
         tasks={"train": (0, 40_000), "validation": (40_000, 44_000), "test": (44_000, 48_000)},
         instruction="Reach the goal in the grid world by the available actions, each written exactly as it is listed.",
     ),

@@ -32,7 +32,7 @@ def judge(p: Profile, step: Step, last: Step | None, *, action: str, before: str
         before: the observation that it answered.
         admissible: the actions that were listed with it; None: none were.
     """
-    said = p.success_text != "" and p.success_text in step.text
+    said = p.success_text != "" and p.success_text in step.text and step.reward != 0  # a mission that has failed is called completed too
     reached = {"done": p.success_at, "reward": step.reward, "score": step.score or 0.0}[p.success_by] >= p.success_at
     success = said or (step.done and reached)
     terminated = step.done or said
@@ -52,7 +52,7 @@ def judge(p: Profile, step: Step, last: Step | None, *, action: str, before: str
 def _valid(p: Profile, step: Step, action: str, before: str, admissible: Sequence[str] | None) -> bool:
     """By the list that was shown; else by how the answer begins."""
     if admissible is not None:
-        return action.lower() in {listed.lower() for listed in admissible}
+        return action in admissible or (p.any_case and action.lower() in {listed.lower() for listed in admissible})
     return (
         bool(action)
         and not step.text.startswith(p.invalid or "\0")

@@ -16,6 +16,8 @@ from .oracle import Goal, shortest_plan
 from .searcher import Searcher
 
 _GAMES = {"train": 3000, "validation": 120, "test": 120}
+_AGENTGYM_STEPS = 50
+_ARRIVAL = re.compile(r"^You arrive at loc .*?\. ")
 _TASK = "Your task is to: "
 # A tokenizer with one token a digit may give "shelf 1 0" for "shelf 10"; no command has a number beside a number.
 _SPLIT_NUMBER = re.compile(r"(?<=\d) (?=\d)")
@@ -48,6 +50,8 @@ class AlfworldEnv(gymnasium.Env[str, str]):
         task_types: "all", a comma-separated text, or a list of ALFWorld's six task types.
         games: how many generated tasks each split lists.
         seed: of the generated tasks; other seeds list other tasks.
+        rules: "own", or "agentgym", as AgentGym's server plays: an action counts only as it is listed, "You arrive at loc 3." is not told, and
+            the 50th action without success is the episode's last (truncated).
         cache_dir: where generated games are kept. Default: `openrlhf-agentprm/alfworld` in the user's cache folder.
     """
 
@@ -63,7 +67,11 @@ class AlfworldEnv(gymnasium.Env[str, str]):
         games: Mapping[str, int] | None = None,
         seed: int = 0,
         cache_dir: str | None = None,
+        rules: str = "own",
     ) -> None:
+        if rules not in ("own", "agentgym"):
+            raise UserError(f"rules is {rules!r}; allowed: 'own', 'agentgym'")
+        self.rules = rules
         types = resolve_task_types(task_types)
         self._library = open_library(source, data_dir, cache_dir, types, {**_GAMES, **(games or {})}, seed)
         self.source = self._library.source
@@ -71,6 +79,7 @@ class AlfworldEnv(gymnasium.Env[str, str]):
         self._engine: Engine | None = None
         self._loaded = ""
         self._over = True
+        self._steps = 0
 
     # --- Gymnasium ---
 
@@ -84,15 +93,20 @@ class AlfworldEnv(gymnasium.Env[str, str]):
             engine.load(self._library.find(task_id, engine))
             self._loaded = task_id
         observation, instruction = _split_first_text(engine.reset())
-        self._over = False
+        self._over, self._steps = False, 0
         return observation, {"instruction": instruction, "valid_action": True, "source": self.source}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         engine = self._running("step()")
-        command = _spelled(action, engine.commands)
+        as_listed = action.strip() if action.strip() in engine.commands else ""
+        command = as_listed if self.rules == "agentgym" else _spelled(action, engine.commands)
         observation = engine.step(command) if command else NOTHING
-        self._over = success = engine.won
-        return observation, float(success), success, False, {"valid_action": bool(command), "success": success}
+        success, limit = engine.won, False
+        if self.rules == "agentgym":
+            self._steps += 1
+            observation, limit = _ARRIVAL.sub("", observation), not success and self._steps >= _AGENTGYM_STEPS
+        self._over = success or limit
+        return observation, float(success), success, limit, {"valid_action": bool(command), "success": success}
 
     def close(self) -> None:
         if self._engine is not None:

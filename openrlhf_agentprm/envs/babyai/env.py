@@ -19,7 +19,7 @@ except ImportError as error:
     raise UserError("the environment 'babyai' needs minigrid: pip install 'openrlhf-agentprm[babyai]'") from error
 
 from ..base import SeededTasks, task_of
-from . import actions, experts, goals
+from . import actions, agentgym, experts, goals
 from .levels import level_ids, resolve_levels
 from .view import OBJECTS, Memory, View, describe_compact, describe_full, look
 
@@ -43,6 +43,8 @@ class BabyAIEnv(gymnasium.Env[str, str]):
             on success, so that failures are long and successes short: length alone then tells the outcome.
         slip: chance that another admissible action is carried out in place of the one that was given; what is seen then tells. It is drawn from
             the seed, the task and all actions so far, so that the same actions meet the same luck and a replay shows what was seen.
+        rules: "own", or "agentgym": observations, actions, plans and rewards are to the letter those of AgentGym's server (see `agentgym.py`),
+            and a success ends the episode however late it comes. The other arguments but `levels` and `tasks_per_split` say nothing then.
         tasks_per_split: how many tasks each split lists.
     """
 
@@ -58,6 +60,7 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         memory: bool = False,
         declare: bool = False,
         slip: float = 0.0,
+        rules: str = "own",
         tasks_per_split: int = 100_000,
     ) -> None:
         problems = []
@@ -67,6 +70,10 @@ class BabyAIEnv(gymnasium.Env[str, str]):
             problems.append(f"observation is {observation!r}; allowed: 'compact', 'full'")
         if not (isinstance(slip, int | float) and 0 <= slip < 1):
             problems.append(f"slip is {slip!r}; allowed: a chance from 0 to less than 1")
+        if rules not in ("own", "agentgym"):
+            problems.append(f"rules is {rules!r}; allowed: 'own', 'agentgym'")
+        if rules == "agentgym" and (action_level, observation, memory, declare, slip) != ("high", "compact", False, False, 0):
+            problems.append("rules is 'agentgym', which leaves action_level, observation, memory, declare and slip no say; drop them")
         if problems:
             raise UserError(problems)
         self.levels = resolve_levels(levels)
@@ -74,6 +81,7 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         self.memory = memory
         self.declare = declare
         self.slip = slip
+        self.rules = rules
         self.tasks_per_split = tasks_per_split
         self._describe = describe_compact if observation == "compact" else describe_full
         self._ids = level_ids()
@@ -87,7 +95,7 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         task_id = task_of(self, seed, options)
         level, level_seed = self._parse(task_id)
-        self.grid_env = self._start(level, level_seed)
+        self.grid_env, view = self._start(level, level_seed)
         if self.declare and not goals.can_be_declared(self.grid_env.instrs):
             raise UserError(f"BabyAI level {level!r} has a mission of several parts, which `declare` cannot check on a state")
         self._task = (level, level_seed)
@@ -96,11 +104,17 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         self._moves: list[Any] = []
         self._expert: Any = None
         self._seen = Memory() if self.memory else None
+        self._server: agentgym.Server | None = None
+        if self.rules == "agentgym":
+            self._server = agentgym.Server(_Recorder(self.grid_env, self._moves), view)
+            return self._server.first(), {"instruction": f"Your goal: {self._server.goal}", "valid_action": True}
         return self._observe(), {"instruction": f"goal: {self.grid_env.mission}", "valid_action": True}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         if self.grid_env is None or self._over:
             raise RuntimeError("step() without a running episode; call reset() first")
+        if self._server is not None:
+            return self._step_as_agentgym(self._server, action)
         text = actions.normalise(action)
         if self.declare and text == "done":
             success = goals.fulfilled(self.grid_env)
@@ -118,12 +132,20 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         reward = 1 - 0.9 * min(1.0, self.grid_env.step_count / self._move_limit) if done.success else 0.0
         return observation, reward, done.terminated, False, {"valid_action": done.valid, "success": done.success}
 
+    def _step_as_agentgym(self, server: agentgym.Server, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        told = server.step(action)
+        self._over = told.rewarded
+        reward = 1 - 0.9 * self.grid_env.step_count / self._move_limit if told.rewarded else 0.0  # below 0 if it comes very late
+        return told.text, reward, told.rewarded, False, {"valid_action": told.listed, "success": told.rewarded}
+
     # --- abilities ---
 
     def tasks(self, split: str) -> Sequence[str]:
         return SeededTasks(self.levels, split, self.tasks_per_split)
 
     def admissible_actions(self) -> list[str]:
+        if self._server is not None:
+            return list(self._server.plans)
         return actions.admissible(self.grid_env, self.view, self.action_level) + (["done"] if self.declare else [])
 
     def expert_action(self) -> str:
@@ -133,12 +155,14 @@ class BabyAIEnv(gymnasium.Env[str, str]):
             self._expert = self._expert or experts.ScriptedExpert(self.grid_env)
             return self._expert.action(self.view)
         if self._expert is None:
-            self._expert = experts.BotExpert(self._start(*self._task, fresh=True))
+            self._expert = experts.BotExpert(self._start(*self._task, fresh=True)[0])
             self._told = 0
         for move in self._moves[self._told :]:
             self._expert.observe(move)
         self._told = len(self._moves)
         action = self._expert.action()
+        if self._server is not None:
+            return (self._server.facing_pickup() or "turn left") if action == "pickup" else action
         return self._named_pickup() if action == "pickup" and self.action_level == "high" else action
 
     def demonstrator(self, name: str, *, noise: float, seed: int) -> Callable[[], str]:
@@ -153,11 +177,13 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         return [f"{color} {kind}" for color in _COLORS for kind in OBJECTS] + verbs
 
     def snapshot(self) -> object:
-        return copy.deepcopy((self.grid_env, self._task, self._over, self._moves, self._seen, self.view, self._move_limit, self._luck))
+        view = None if self._server else self.view
+        parts = (self.grid_env, self._task, self._over, self._moves, self._seen, view, self._move_limit, self._luck, self._server)
+        return copy.deepcopy(parts)
 
     def restore(self, state: object) -> None:
         parts: Any = copy.deepcopy(state)
-        self.grid_env, self._task, self._over, self._moves, self._seen, self.view, self._move_limit, self._luck = parts
+        self.grid_env, self._task, self._over, self._moves, self._seen, self.view, self._move_limit, self._luck, self._server = parts
         self._expert = None
 
     # --- helpers ---
@@ -179,18 +205,19 @@ class BabyAIEnv(gymnasium.Env[str, str]):
             raise UserError(f"BabyAI task {task_id!r} is not LEVEL/SEED with a known level, such as 'GoToLocalS6N3/7'")
         return level, int(seed)
 
-    def _start(self, level: str, seed: int, fresh: bool = False) -> Any:
-        """minigrid's environment of the level, reset; kept for the next episode unless `fresh`. minigrid prints while it samples."""
-        with contextlib.redirect_stdout(io.StringIO()):
+    def _start(self, level: str, seed: int, fresh: bool = False) -> tuple[Any, Any]:
+        """minigrid's environment of the level, reset, and the view that this gave; kept for the next episode unless `fresh`."""
+        with contextlib.redirect_stdout(io.StringIO()):  # minigrid prints while it samples
             grid_env: Any = None if fresh else self._built.get(level)
             if grid_env is None:
-                grid_env = gymnasium.make(self._ids[level], disable_env_checker=True).unwrapped
+                named = agentgym.LEVEL_IDS.get(level, level) if self.rules == "agentgym" else level
+                grid_env = gymnasium.make(self._ids[named], disable_env_checker=True).unwrapped
                 if not fresh:
                     self._built[level] = grid_env
-            grid_env.reset(seed=seed)
+            observed, _ = grid_env.reset(seed=seed)
         self._move_limit = grid_env.max_steps
         grid_env.max_steps = _NO_LIMIT
-        return grid_env
+        return grid_env, observed["image"]
 
     def _named_pickup(self) -> str:
         faced = self.grid_env.grid.get(*self.grid_env.front_pos)
@@ -210,4 +237,6 @@ class _Recorder:
         return self._grid_env.step(move)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # such as a copy asks for before it has attributes
+            raise AttributeError(name)
         return getattr(self._grid_env, name)

@@ -1,5 +1,6 @@
 """ALFWorld as an environment: the contract, the exact oracle, and what a user can get wrong."""
 
+import json
 import random
 import re
 import sys
@@ -214,3 +215,34 @@ def test_without_alfworld_the_message_says_what_to_install():
     code += "from openrlhf_agentprm.core.registry import ENVS\ntry: ENVS.load('alfworld')\nexcept ValueError as e: print(str(e))"
     assert "pip install 'openrlhf-agentprm[alfworld]'" in python(code) and "GPL" in python(code)
     assert ENVS.load("alfworld").__name__ == "AlfworldEnv"
+
+
+def test_agentgyms_rules(cache, download):
+    """An action counts in the very letters that are listed, the 50th without success is the last, and the engine's own place names are not told."""
+    env = make_env("alfworld", source="generated", cache_dir=cache, rules="agentgym")
+    task = env.tasks("train")[0]
+    env.reset(options={"task_id": task})
+    for action in ("Look", "look.", "go  to"):
+        assert env.step(action)[0] == "Nothing happens." and env.step(action)[4] == {"valid_action": False, "success": False}
+    assert env.step(" inventory ")[0] == "You are not carrying anything."
+    for _ in range(42):
+        assert env.step("look")[2:4] == (False, False)
+    assert env.step("look")[1:4] == (0.0, False, True)
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step("look")
+    actions, (_, reward, terminated, truncated, _) = play_expert(env, task)
+    assert (reward, terminated, truncated) == (1.0, True, False)
+    game = next(download.glob("json_2.1.1/train/*/*/game.tw-pddl"))
+    content = json.loads(game.read_text())
+    assert (older := content["grammar"].replace("You arrive at {r.name}.", "You arrive at {lend.name}.")) != content["grammar"]
+    try:
+        game.write_text(json.dumps({**content, "grammar": older}))
+        for rules, told in (("own", r"You arrive at loc \d+\. "), ("agentgym", "")):
+            env = make_env("alfworld", data_dir=str(download), rules=rules)
+            env.reset(options={"task_id": game.parent.relative_to(game.parents[2]).as_posix()})
+            go = next(command for command in env.admissible_actions() if command.startswith("go to "))
+            assert re.fullmatch(rf"{told}(On|The) the? ?.*", env.step(go)[0]), rules
+    finally:
+        game.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="rules is 'gym'; allowed: 'own', 'agentgym'"):
+        make_env("alfworld", source="generated", cache_dir=cache, rules="gym")
