@@ -126,9 +126,13 @@ _NEEDS = {  # of our environments: the module that shows that its package is the
     "gem": ("gem", ""),
     "reasoning_gym": ("reasoning_gym", "reasoning-gym"),
     "openenv": ("websockets", "openenv"),
+    "verifiers": ("verifiers", ""),
 }
 
-_OTHERWISE = {"gem": "pip install --no-deps gem-llm==0.1.0 and what docs/environments/gem.md lists with it"}
+_OTHERWISE = {
+    "gem": "pip install --no-deps gem-llm==0.1.0 and what docs/environments/gem.md lists with it",
+    "verifiers": "pip install --no-deps verifiers==0.3.1 and what docs/environments/verifiers.md lists with it",
+}
 
 
 def _environments() -> list[Finding]:
