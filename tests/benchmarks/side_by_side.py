@@ -135,8 +135,8 @@ def babyai(args):
                 task, number = f"{level}/{seed}", AGENTGYM_LEVELS.index(level) + 40 * seed
                 yours, _ = theirs.reset(f"babyai_{number}")
                 mine = begun(ours, task)
-                if mine != yours and begun(ours, task, before_3=True) == yours:
-                    score.named["room of an earlier mission (minigrid before 3)"] += 1
+                if mine != yours and begun(ours, task, as_2_3_1=True) == yours:
+                    score.named["room of an earlier mission (minigrid 2.3.1)"] += 1
                     mine = yours
                 if score.hold("observation", mine, yours, f"{task}, start"):
                     rng = random.Random(f"{task}/{player}")
@@ -145,11 +145,11 @@ def babyai(args):
         yield score
 
 
-def begun(ours, task, before_3=False):
-    """The first observation with the goal. minigrid before 3 kept the locked room of the mission before, and the server resets twice."""
+def begun(ours, task, as_2_3_1=False):
+    """The first observation with the goal. minigrid 2.3.1 keeps the locked room of the mission before, and the server resets twice."""
     level, seed = task.split("/")
     ours._built.clear()
-    if before_3:
+    if as_2_3_1:
         ours._start(level, int(seed))
         kind = type(ours._built[level])
         forgets_none = lambda self, room: self.__dict__.update(locked_room=room or self.__dict__.get("locked_room"))  # noqa: E731

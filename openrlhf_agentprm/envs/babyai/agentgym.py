@@ -16,7 +16,7 @@ from typing import Any
 from .agentgym_routes import AHEAD, FORWARD, LEFT, RIGHT, Cell, Routes
 
 _PICKUP, _DROP, _TOGGLE = 3, 4, 5  # minigrid's numbers of moves
-LEVEL_IDS = {"GoToObjS6": "GoToObjS4"}  # minigrid up to 2.5 gave the room of that level four cells
+LEVEL_IDS = {"GoToObjS6": "GoToObjS4"}  # minigrid 2.3.1, which the server takes, gives its room the size of four
 COMPLETED = "The task is completed."
 _TYPES = {2: "wall", 4: "door", 5: "key", 6: "ball", 7: "box"}  # minigrid's numbers
 _COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
