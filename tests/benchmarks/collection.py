@@ -161,14 +161,14 @@ def store(folder, turns=1_000_000, per_episode=10, tokens=400):
 
 
 def steps(folder, episodes=60):
-    """The expert's episodes, each played in this process and in a worker, in turns: seconds in steps alone."""
+    """The expert's episodes, each played in this process and in a worker, in turns: steps a second of processor and of the clock."""
     from openrlhf_agentprm.core.errors import UserError
     from openrlhf_agentprm.envs.base import make_env
     from openrlhf_agentprm.rollout.pool import EnvPool
 
     for name, kwargs in (
         ("babyai", {}),
-        ("babyai", {"action_level": "low"}),
+        ("babyai", {"levels": "reliable", "observation": "full"}),
         ("textcraft", {}),
         ("alfworld", {}),
         ("textworld", {}),
@@ -176,38 +176,50 @@ def steps(folder, episodes=60):
     ):
         try:
             with EnvPool(name, kwargs, 1) as pool:
-                alone, piped, count = _both(make_env(name, **kwargs), pool, episodes)
+                alone, worker, asking, piped, count = _both(make_env(name, **kwargs), pool, episodes)
         except UserError as error:
             print(f"{name}: {error}")
             continue
         print(
-            f"{name} {kwargs or ''}: {count} steps, {count / alone:.0f} steps/s alone, {count / piped:.0f} by a worker: {alone / piped:.0%}",
+            f"{name} {kwargs or ''}: {count} steps, {count / alone:.0f} a processor-second alone, {count / worker:.0f} of a worker's "
+            f"({alone / worker:.0%}), {1e6 * asking / count:.0f} µs of who asks; one after the other {count / piped:.0f} a second",
             flush=True,
         )
 
 
 def _both(env, pool, episodes):
-    alone = piped = count = 0
+    """Seconds of processor of the steps alone, of the worker's and of this process's beside it; seconds by the clock of the latter two; steps."""
+    alone = worker = asking = piped = count = 0
     for task in pool.tasks("train", 0, episodes):
+        actions = []
         env.reset(seed=0, options={"task_id": task})
         pool.call(0, {"do": "reset", "task_id": task, "seed": 0})
         ended = False
-        for _ in range(40):
-            if ended:
-                break
+        while not ended and len(actions) < 40:
             try:
-                action = env.unwrapped.expert_action()
+                actions.append(env.unwrapped.expert_action())
             except Exception:  # an expert that gives up
                 break
-            began = time.perf_counter()
-            _, _, terminated, truncated, _ = env.step(action)
-            between = time.perf_counter()
+            began = time.thread_time()
+            _, _, terminated, truncated, _ = env.step(actions[-1])
+            alone += time.thread_time() - began
+            ended = terminated or truncated
+        clock, own, theirs = time.perf_counter(), time.thread_time(), _processor_time(pool)
+        for action in actions:
             pool.call(0, {"do": "step", "action": action})
-            piped += time.perf_counter() - between
-            alone += between - began
-            count, ended = count + 1, terminated or truncated
+        worker, asking, piped = (
+            worker + _processor_time(pool) - theirs,
+            asking + time.thread_time() - own,
+            piped + time.perf_counter() - clock,
+        )
+        count += len(actions)
     env.close()
-    return alone, piped, count
+    return alone, worker, asking, piped, count
+
+
+def _processor_time(pool):
+    """Seconds that the worker's process has run so far."""
+    return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pool._workers[0].pid}/task").glob("*/schedstat")) / 1e9
 
 
 if __name__ == "__main__":
