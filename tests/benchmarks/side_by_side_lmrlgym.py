@@ -1,8 +1,9 @@
 """The adapter alone on AgentGym's maze and wordle server: whole episodes, to each of their ends."""
 
-import contextlib
 import random
 import re
+
+from openrlhf_agentprm.envs.agentgym.http import ServerError
 
 
 def maze(args, score_of, adapter):
@@ -12,10 +13,11 @@ def maze(args, score_of, adapter):
     for number in range(26):
         score = score_of(f"maze_{number}")
         if number == 25:  # start and goal are one, which the server refuses without a word
-            with contextlib.suppress(Exception):
+            try:
                 env.reset(f"maze_{number}")
                 score.hold("start", "an error", "an episode", "maze_25")
-            score.named["refused by the server"] += 1
+            except ServerError:
+                score.named["refused by the server"] += 1
             yield score
             continue
         text, _ = env.reset(f"maze_{number}")
@@ -30,9 +32,9 @@ def maze(args, score_of, adapter):
             told = env.step("move up" if number == 0 else action)
             text, turn = told[0], turn + 1
         score.count["episodes"], score.count["answers"] = 1, turn
-        if number == 0:
-            score.hold("end", told[2:4], (False, True), "51 times up, into a wall")
-        score.named["limit" if told[3] else "success" if told[4]["success"] else "FAILURE"] += 1
+        ended, what = (told[2], told[3], told[4]["success"]), "51 times up, into a wall" if number == 0 else f"maze_{number}, explored"
+        score.hold("end", ended, (False, True, False) if number == 0 else (True, False, True), what)
+        score.named["limit" if told[3] else "success"] += 1
         yield score
 
 
@@ -51,5 +53,6 @@ def wordle(args, score_of, adapter):
             told = env.step(" ".join(rng.choice([w.strip() for w in words if len(w.strip()) == 5] or ["crane"])) + "\n")
             score.count["answers"] += 1
         score.count["episodes"] += 1
+        score.hold("success", told[4]["success"], seed != 0, f"wordle_{seed}")
         score.named["success" if told[4]["success"] else "failure"] += 1
     yield score

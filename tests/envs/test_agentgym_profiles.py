@@ -95,7 +95,7 @@ def test_what_is_wrong_is_told(arguments, told):
 def test_a_server_at_anothers_reset_has_a_resets_time_to_answer():
     """ALFWorld's answers nothing at all meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as busy:
-        with pytest.raises(UserError, match="no whole answer within 0.3 s"):
+        with pytest.raises(UserError, match="answered nothing within 0.3 s"):
             make(f"http://127.0.0.1:{busy.getsockname()[1]}", "alfworld", reset_s=0.3)
 
 

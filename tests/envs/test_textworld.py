@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("textworld", reason="pip install 'openrlhf-agentprm[textworld]' (the Makefile's line for ALFWorld brings it)")
 
+from openrlhf_agentprm.core.cache import cache_folder
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.core.registry import ENVS
 from openrlhf_agentprm.envs.appearing import appearing_at_once
@@ -257,7 +258,7 @@ def test_what_is_wrong_is_told_at_once(cache, folder):
 def test_it_passes_the_checker(cache, env, monkeypatch):
     begin(env, COIN)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "home"))
-    shutil.copytree(next(cache.glob("1-*")), cache / "home/openrlhf_agentprm/textworld" / next(cache.glob("1-*")).name)
+    shutil.copytree(next(cache.glob("1-*")), cache_folder("textworld") / next(cache.glob("1-*")).name)
     options = {"time_limit": 120.0, "tasks_tried": 1, "episodes": 60, "steps": 5}
     assert [r for r in check_env(make, **options) if r.problem] == []
 

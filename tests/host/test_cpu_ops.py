@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from launching import free_port
+from launching import HANG, free_port
 
 from openrlhf_agentprm.host.cpu_ops import multi_tensor_adam
 
@@ -81,7 +81,7 @@ torch.testing.assert_close(engine.module.weight, other.weight, rtol=1e-5, atol=1
     assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("deepspeed_allreduce_buffer")}
 
 
-def test_weights_that_zero_3_gathers_are_whole():
+def test_weights_that_zero_3_gathers_are_whole(tmp_path):
     """In two processes, a large weight before small ones, whose gathers are over sooner."""
     code = """
 import torch
@@ -99,13 +99,17 @@ for _ in range(5):
         assert [w.sum().item() for w in weights] == [2.0 * len(w) for w in weights]
 """
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    line = [sys.executable, "-c", code]
+    logs = [(tmp_path / rank).open("w") for rank in "01"]
     both = [
-        subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=os.environ | world | {"RANK": rank, "LOCAL_RANK": rank})
-        for rank in "01"
+        subprocess.Popen([sys.executable, "-c", code], stderr=log, env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, log in enumerate(logs)
     ]
-    told = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told[0][-2000:] + told[1][-2000:]
+    try:
+        codes = [process.wait(timeout=HANG) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert codes == [0, 0], "".join((tmp_path / rank).read_text()[-2000:] for rank in "01")
 
 
 def test_a_training_on_the_cpu_keeps_the_memory_that_it_frees():

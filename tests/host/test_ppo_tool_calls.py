@@ -45,7 +45,7 @@ def caller(tmp_path_factory):
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
-    assert sum(loss.item() for loss in losses[-TASKS:]) / TASKS < 0.1
+    assert sum(loss.item() for loss in losses[-TASKS:]) / TASKS < 0.05
     save_policy(model.to(torch.bfloat16), tokenizer, folder)
     return folder
 
@@ -60,7 +60,7 @@ def test_calls_are_made_answered_and_trained_on(caller, tmp_path):
     )  # fmt: skip
     assert sorted(found) == [1, 2]
     for status in found.values():
-        assert status["turns/per_episode"] == 2 and status["status/truncated"] == 16, "it never hands in an answer"
+        assert status["turns/per_episode"] > 1.8 and status["status/truncated"] >= 14, "it has not learnt to hand in an answer"
         assert status["valid_actions"] > 0.25, "of the first turn most"
         assert math.isfinite(status["policy_loss"]) and abs(status["logprobs_diff"]) < 0.1
     assert any(status["actor_grad_norm"] > 0 for status in found.values()), "turns without a call pay a penalty"

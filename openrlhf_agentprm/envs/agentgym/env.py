@@ -208,6 +208,11 @@ def _check_answers(server: Server, profile: Profile) -> None:
         return
     try:
         server.fetch("GET", "/", None, profile.reset_s)  # a text, which of WebArena's is no JSON; ALFWorld's waits for others' resets
+    except LateError as error:
+        raise UserError(
+            f"the server at {server.url} ({profile.name}) accepts connections but answered nothing within {profile.reset_s:g} s; it may be "
+            f"busy with another's reset: try again, or give more as reset_s. {error}"
+        ) from error
     except ServerError as error:
         raise UserError(f"no server of AgentGym's ({profile.name}) answers at {server.url}; start it first: {error}") from error
     _answering.add(server)

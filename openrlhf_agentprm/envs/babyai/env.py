@@ -44,7 +44,7 @@ class BabyAIEnv(gymnasium.Env[str, str]):
         slip: chance that another admissible action is carried out in place of the one that was given; what is seen then tells. It is drawn from
             the seed, the task and all actions so far, so that the same actions meet the same luck and a replay shows what was seen.
         rules: "own", or "agentgym": observations, actions, plans and rewards are to the letter those of AgentGym's server (see `agentgym.py`),
-            and a success ends the episode however late it comes. The other arguments but `levels` and `tasks_per_split` say nothing then.
+            and a success ends the episode however late it comes. `action_level`, `observation`, `memory`, `declare` and `slip` are refused beside it.
         tasks_per_split: how many tasks each split lists.
     """
 
