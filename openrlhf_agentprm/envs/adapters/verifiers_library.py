@@ -70,7 +70,11 @@ def tear_down(made: list[Any], loop: OwnLoop) -> None:
     with contextlib.ExitStack() as left:
         left.callback(loop.close)
         for env in made:
-            left.callback(lambda env=env: loop.run(env._teardown()))
+            left.callback(_tear_down_one, env, loop)
+
+
+def _tear_down_one(env: Any, loop: OwnLoop) -> None:
+    loop.run(env._teardown())
 
 
 @contextlib.contextmanager
@@ -147,7 +151,7 @@ def weighed(rubric: Any) -> list[str]:
     return [name_of(function) for function, weight in zip(rubric.funcs, rubric.weights, strict=False) if weight]
 
 
-class RewardErrors(logging.LoggerAdapter[logging.Logger]):
+class RewardErrors(logging.LoggerAdapter):
     """In the place of a rubric's log: keeps what its reward functions raise, which the library logs and counts as 0.
 
     Args:
@@ -159,15 +163,15 @@ class RewardErrors(logging.LoggerAdapter[logging.Logger]):
         super().__init__(rubric.logger, {})
         self._rubric, self._raised = rubric, raised
 
-    def error(self, message: object, *args: Any, **kwargs: Any) -> None:
-        found = re.match(r"Error calling (?:group )?reward function (.+?): ", str(message))
+    def error(self, msg: object, *args: Any, **kwargs: Any) -> None:
+        found = re.match(r"Error calling (?:group )?reward function (.+?): ", str(msg))
         error = sys.exc_info()[1]
         if found and error is not None and found[1] in weighed(self._rubric):
             self._raised.append(f"{found[1]}: {type(error).__name__}: {brief(error)}")
-        super().error(message, *args, **kwargs)
+        super().error(msg, *args, **kwargs)
 
-    def process(self, message: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        return message, kwargs
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, kwargs
 
 
 def no_model(vf: Any, name: str, refused: list[str]) -> Any:
