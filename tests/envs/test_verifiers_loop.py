@@ -159,13 +159,20 @@ def test_a_loop_that_is_interrupted_is_given_up_and_a_fork_has_its_own():
 @pytest.mark.parametrize("network", [False, True])
 def test_a_fork_has_a_loop_of_its_own_and_its_end_is_none_of_the_other_s(network):
     own = OwnLoop("x", network)
+
+    async def woken():
+        late = []
+        asyncio.get_running_loop().call_later(20, late.append, True)  # wakes it otherwise
+        await asyncio.to_thread(time.sleep, 0.3)
+        return not late
+
     assert own.run(asyncio.sleep(0, 7)) == 7
     if not (child := os.fork()):
         came = own.run(asyncio.sleep(0, 8))
         gc.collect()  # the loop that came with the fork
         os._exit(came)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 8
-    own.run(asyncio.wait_for(asyncio.to_thread(time.sleep, 0.3), 10))  # a thread wakes the loop, which sleeps by then
+    assert own.run(woken()), "a thread wakes the loop, which sleeps by then"
     own.close()
 
 
