@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from openrlhf_agentprm.cli import doctor
 from openrlhf_agentprm.cli.doctor import BRING_HOST
 
 ROOT = Path(__file__).parent.parent
@@ -180,3 +181,15 @@ def test_the_doctor_tells_of_a_version_that_the_host_does_not_take(tmp_path):
     at = next(n for n, line in enumerate(lines) if line.startswith("!! ray "))
     assert done.returncode == 2 and "2.40.0; the host requires 2.55.0" in lines[at] and "pip install ray==2.55.0" in lines[at + 1]
     assert any(line.startswith("ok deepspeed ") for line in lines)
+
+
+@pytest.mark.parametrize("version, played", [("0.1.13", False), ("0.1.14", True), ("0.3.1", True), ("0.4.0", False)])
+def test_the_doctor_tells_of_a_version_of_verifiers_that_is_not_played(tmp_path, monkeypatch, version, played):
+    info = tmp_path / f"verifiers-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: verifiers\nVersion: {version}\n")
+    (tmp_path / "verifiers.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = next(finding for finding in doctor._environments() if finding.name == "environment verifiers")
+    assert found.state.startswith(f"verifiers {version} is installed" + (" (" if played else "; played are 0.1.14 to 0.3.1 ("))
+    assert found.mend.startswith("pip install --no-deps verifiers==0.3.1 ") != played

@@ -135,6 +135,9 @@ _OTHERWISE = {
 }
 
 
+_PLAYED = {"verifiers": ((0, 1, 14), (0, 4), "0.1.14 to 0.3.1")}  # releases of packages that changed: the first, the end, both in words
+
+
 def _environments() -> list[Finding]:
     from ..core.registry import ENVS
 
@@ -143,15 +146,24 @@ def _environments() -> list[Finding]:
         package, extra = _NEEDS.get(entry.name, (entry.target.partition(":")[0].partition(".")[0], ""))
         there = util.find_spec(package) is not None
         brings = f"pip install 'openrlhf-agentprm[{extra}]'" if extra else _OTHERWISE.get(entry.name, f"reinstall {entry.distribution}")
-        mend = "" if there else brings
-        found.append(
-            Finding(
-                f"environment {entry.name}",
-                f"{package} is {'installed' if there else 'not installed'} ({entry.distribution})",
-                mend,
-            )
-        )
+        state = f"{package} is {'installed' if there else 'not installed'}"
+        if there and package in _PLAYED:
+            state, there = _played(package)
+        found.append(Finding(f"environment {entry.name}", f"{state} ({entry.distribution})", "" if there else brings))
     return found
+
+
+def _played(package: str) -> tuple[str, bool]:
+    """(a package's state, whether the installed version of it is played)."""
+    from packaging.version import Version
+
+    first, end, words = _PLAYED[package]
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return f"{package} is installed in a version that is not told; played are {words}", False
+    played = first <= Version(version).release < end
+    return f"{package} {version} is installed" + ("" if played else f"; played are {words}"), played
 
 
 def _tools() -> list[Finding]:

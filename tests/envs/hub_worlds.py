@@ -1,13 +1,23 @@
 """Environments as the Environments Hub has them: a module with `load_environment`, here of one world or another, played offline."""
 
+import asyncio
+
 import verifiers as vf
 from datasets import Dataset
 
-CLOSED = []  # names of the worlds whose teardown has run
+CLOSED = []  # what was cleaned up and torn down, in turn
 
 
 def load_environment(world="sums", **options):
     return _WORLDS[world](**options)
+
+
+def start(world, number=0, seed=None, args=None, **kwargs):
+    """A world as it is played here, and what its reset gives."""
+    from openrlhf_agentprm.envs.adapters.verifiers import VerifiersEnv
+
+    env = VerifiersEnv("hub_worlds", {"world": world, **(args or {})}, **kwargs)
+    return env, *env.reset(seed=seed, options={"task_id": f"hub_worlds/train/{number}"})
 
 
 def add(a: int, b: int) -> int:
@@ -44,18 +54,38 @@ def _sums(rows=40, evals=10, **options):
     )
 
 
-class Guessing(vf.MultiTurnEnv):
-    """A number from 1 to 20 that is told to be higher or lower; other ways to go on are for the tests of what goes wrong."""
+class Tidy(vf.Rubric):
+    """A rubric that cleans up as well."""
 
-    def __init__(self, going_on="", **options):
-        self.going_on = going_on
+    @vf.cleanup
+    async def tidy(self):
+        CLOSED.append("rubric")
+
+
+class Guessing(vf.MultiTurnEnv):
+    """A number from 1 to 20 that is told to be higher or lower; other ways to go on and to end are for the tests of what goes wrong."""
+
+    def __init__(self, going_on="", ending="", inner=False, **options):
+        self.going_on, self.ending = going_on, ending
+        self.inner = Guessing(ending="inner") if inner else None
         rows = [{"prompt": [{"role": "user", "content": "Guess my number from 1 to 20."}], "answer": str(n % 20 + 1)} for n in range(30)]
         parser = vf.XMLParser(["guess"], answer_field="guess")
         super().__init__(
-            dataset=Dataset.from_list(rows), parser=parser, max_turns=5, rubric=vf.Rubric(funcs=[self.reward], parser=parser), **options
+            dataset=Dataset.from_list(rows),
+            parser=parser,
+            max_turns=5,
+            rubric=Tidy(funcs=[self.reward, self.broken], weights=[1, 0], parser=parser),
+            **options,
         )
 
-    def reward(self, state):
+    def broken(self):
+        raise LookupError("a metric alone, which counts for nothing")
+
+    async def reward(self, state):
+        if self.going_on == "judged":
+            await self.get_model_response(state, state["prompt"])
+        if self.going_on == "raises":
+            raise KeyError("no such number")
         if self.going_on == "nan":
             return float("nan")
         return 1.0 if state.get("found") else 0.25 * bool(state.get("near"))
@@ -83,14 +113,29 @@ class Guessing(vf.MultiTurnEnv):
         messages = await super().get_prompt_messages(state)
         return messages[-1:] if self.going_on == "forgets" and state["trajectory"] else messages
 
+    @vf.cleanup
+    async def leave(self):
+        CLOSED.append("rollout")
+        if self.ending == "leaves":
+            raise OSError("the door is stuck")
+
     @vf.teardown
     async def note(self):
-        CLOSED.append("guessing")
+        CLOSED.append(self.ending or "guessing")
+        if self.ending == "raises":
+            raise RuntimeError("the table is stuck", asyncio.get_running_loop())
+        if self.ending.isdigit():
+            try:
+                await asyncio.open_connection("127.0.0.1", int(self.ending))
+            except OSError as error:
+                CLOSED.append(str(error))
 
 
-def _question(few_shot=True, network_of="", group=False, judge=False, **options):
-    """One question, with an example before it; a reward can ask a server, be of a group, or come from a judge."""
-    example = [{"role": "user", "content": "What is 1 + 1?"}, {"role": "assistant", "content": "2"}]
+def _question(few_shot=True, network_of="", group=False, judge=False, metrics=False, called=False, **options):
+    """One question, with an example before it; a reward can ask a server, be of a group, come from a judge, or be none but metrics."""
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 1}'}}
+    said = {"content": None, "tool_calls": [call]} if called else {"content": "2"}
+    example = [{"role": "user", "content": "What is 1 + 1?"}, {"role": "assistant", **said}]
     rows = [{"question": f"What is {n} + 1?", "answer": str(n + 1), "info": {"n": n}} for n in range(5)]
 
     def right(completion, answer, info):
@@ -105,7 +150,7 @@ def _question(few_shot=True, network_of="", group=False, judge=False, **options)
         async with httpx.AsyncClient(trust_env=False) as client:
             return float((await client.post(network_of, content=completion[-1].content)).text)
 
-    rubric = vf.Rubric(funcs=[asked if network_of else longest if group else right])
+    rubric = vf.Rubric(funcs=[asked if network_of else longest if group else right], weights=[0.0 if metrics else 1.0])
     if judge:
         rubric = vf.RubricGroup([rubric, vf.JudgeRubric(judge_client=object())])
     return vf.SingleTurnEnv(
@@ -120,6 +165,11 @@ class Counter(vf.StatefulToolEnv):
         rows = Dataset.from_list([{"question": f"Count to {n}.", "answer": str(n)} for n in range(3)])
         super().__init__(dataset=rows, rubric=vf.Rubric(funcs=[self.reached]), **options)
         self.add_tool(self.count, args_to_skip=["state"])
+        self.add_tool(self.advise, args_to_skip=["state"])
+
+    async def advise(self, state: dict) -> str:
+        """Ask a model."""
+        return str(await self.get_model_response(state, state["prompt"]))
 
     def count(self, by: int, state: dict) -> str:
         """Count on."""

@@ -2,27 +2,24 @@
 
 import asyncio
 import functools
-import gc
-import http.server
+import importlib.util
 import os
 import random
-import signal
 import subprocess
 import sys
-import threading
-import weakref
 
 import pytest
 
-from openrlhf_agentprm.envs.adapters.verifiers import INSTALL, RowTasks, VerifiersEnv
+from openrlhf_agentprm.envs.adapters.verifiers import INSTALL, VerifiersEnv
 
 pytest.importorskip("verifiers", reason=f"needs {INSTALL}")
 
 import hub_worlds
 import verifiers as vf
+from hub_worlds import start
 
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.envs.adapters.verifiers_loop import OwnLoop
+from openrlhf_agentprm.envs.adapters.verifiers_tasks import RowTasks
 from openrlhf_agentprm.envs.base import HasTools, ability, make_env
 from openrlhf_agentprm.envs.checker import check_env
 
@@ -30,11 +27,6 @@ ADD = '{"name": "add", "arguments": {"a": 2, "b": 4}}'
 SAY = '{"name": "final_answer", "arguments": {"text": "It is 6."}}'
 PASSED = {"valid_action": True, "success": False}
 FAILED = {"valid_action": False, "success": False}
-
-
-def start(world, number=0, seed=None, args=None, **kwargs):
-    env = VerifiersEnv("hub_worlds", {"world": world, **(args or {})}, **kwargs)
-    return env, *env.reset(seed=seed, options={"task_id": f"hub_worlds/train/{number}"})
 
 
 def test_tools_are_called_and_the_answer_is_said():
@@ -96,6 +88,8 @@ def test_the_prompt_is_the_instruction_and_the_first_observation():
     assert asked == "User: What is 1 + 1?\n\nAssistant: 2\n\nUser: What is 0 + 1?"
     _, asked, info = start("question", args={"few_shot": False}, instruction="Be brief.")
     assert (asked, info["instruction"]) == ("What is 0 + 1?", "Be brief.")
+    _, asked, _ = start("question", args={"called": True})
+    assert asked.split("\n\n")[1] == 'Assistant: {"name": "add", "arguments": {"a": 1, "b": 1}}'
 
 
 def test_hidden_arguments_and_generators():
@@ -167,38 +161,11 @@ def test_rows_are_split():
         env.tasks("dev")
 
 
-class Judge(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"0.75")
-
-    def log_message(self, *_):
-        pass
-
-
-def test_nothing_is_connected_to_unless_it_is_asked_for():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        port = server.server_port
-        env, _, _ = start("question", args={"network_of": f"http://127.0.0.1:{port}"}, network=True)
-        assert env.step("1")[1] == 0.75
-        for host in ("127.0.0.1", "localhost"):
-            env, _, _ = start("question", args={"network_of": f"http://{host}:{port}"})
-            with pytest.raises(UserError, match=f"hub_worlds asked for a connection to {host}:{port}; only with the argument network"):
-                env.step("1")
-            env.reset()
-        server.shutdown()
-    with pytest.raises(UserError, match=r"comes from a model over the network \(JudgeRubric\); give network true"):
-        start("question", args={"judge": True})
-
-
 def test_what_goes_wrong_is_an_error_not_a_reward():
     for going_on, kind, told in (
         ("error", RuntimeError, "a turn of hub_worlds failed: InfraError: the dice are lost"),
         ("nan", RuntimeError, "the rubric of hub_worlds gave the reward nan; wanted a finite number"),
-        ("asks", UserError, "hub_worlds asks a model for a text of its own; no model is lent to it"),
+        ("raises", RuntimeError, "the reward of hub_worlds failed: reward: KeyError: 'no such number'"),
         ("forgets", UserError, "hub_worlds rewrites what was said before"),
     ):
         env, _, _ = start("guessing", 3, args={"going_on": going_on})
@@ -210,11 +177,27 @@ def test_what_goes_wrong_is_an_error_not_a_reward():
         assert env.reset()[0].startswith("Guess")
 
 
+@pytest.mark.parametrize("network", [False, True])
+def test_a_model_that_is_asked_for_is_told_whatever_the_library_makes_of_the_refusal(network):
+    told = "hub_worlds asks a model for a text of its own; no model is lent to it"
+    for world, number, args, action in (
+        ("guessing", 3, {"going_on": "asks"}, "<guess>3</guess>"),
+        ("guessing", 3, {"going_on": "judged"}, "<guess>4</guess>"),
+        ("counter", 0, {}, '{"name": "advise", "arguments": {}}'),
+    ):
+        env, _, _ = start(world, number, args=args, network=network)
+        with pytest.raises(UserError, match=told):
+            env.step(action)
+        env.reset()
+
+
 def test_what_is_not_played_is_told():
     with pytest.raises(UserError, match="hub_worlds is a group of environments .one, two.; name one of them"):
         start("group")
     with pytest.raises(UserError, match="hub_worlds gives no reward: its score_rollouts is false"):
         start("sums", args={"score_rollouts": False})
+    with pytest.raises(UserError, match=r"gives no reward: all that its rubric has are metrics, of weight 0 \(right, num_turns\)"):
+        start("question", args={"metrics": True})
     with pytest.raises(UserError, match="the environment 'no_such_world' .* failed: ValueError: Could not import 'no_such_world'"):
         VerifiersEnv("no_such_world")
     with pytest.raises(UserError, match="the environment 'hub_worlds' with the arguments {'world': 'moon'} failed: .*'moon'"):
@@ -222,6 +205,12 @@ def test_what_is_not_played_is_told():
     with pytest.raises(UserError) as told:
         VerifiersEnv("a b", invalid="(", success=float("nan"))
     assert len(told.value.problems) == 3
+    wrong = {"args": [1], "answer_tool": None, "network": "false", "graded": 1, "invalid": 3, "instruction": ["x"], "success": "1"}
+    with pytest.raises(UserError) as told:
+        VerifiersEnv("hub_worlds", **wrong)
+    assert {problem.partition(" is ")[0] for problem in told.value.problems} == set(wrong) and len(told.value.problems) == len(wrong)
+    with pytest.raises(UserError, match="args is {1: 2}; wanted names and values"):
+        VerifiersEnv("hub_worlds", args={1: 2})
 
 
 def test_a_group_of_one_is_scored():
@@ -229,75 +218,20 @@ def test_a_group_of_one_is_scored():
     assert env.step("four")[1:3] == (4.0, True)
 
 
-def test_it_is_stepped_in_a_running_loop_and_built_in_a_thread_and_the_signals_are_the_process_s():
-    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-
-    async def played():
-        env, _, _ = start("guessing", 6)
-        return [env.step(f"<guess>{n}</guess>")[0] for n in (3, 7)]
-
-    assert asyncio.run(played()) == ["higher", "That is it."]
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
-    found = []
-    thread = threading.Thread(target=lambda: found.append(start("guessing", 6)[0].step("<guess>7</guess>")[0]))
-    thread.start()
-    thread.join()
-    assert found == ["That is it."]
-
-
-def test_close_tears_down_once_and_one_that_is_dropped_is_torn_down_too():
-    env, _, _ = start("sums")
-    env.step(ADD)
-    dropped = weakref.ref(env)
-    del env
-    gc.collect()
-    assert dropped() is None
-    hub_worlds.CLOSED.clear()
-    env, _, _ = start("guessing")
-    del env
-    gc.collect()
-    assert hub_worlds.CLOSED == ["guessing"]
-    hub_worlds.CLOSED.clear()
-    env, _, _ = start("guessing")
-    env.close()
-    env.close()
-    assert hub_worlds.CLOSED == ["guessing"]
-    with pytest.raises(RuntimeError, match="call reset"):
-        env.step("<guess>1</guess>")
-
-
-def test_a_loop_that_is_interrupted_is_given_up_and_a_fork_has_its_own():
-    own, ended = OwnLoop("x", False), []
-
-    async def interrupted():
-        asyncio.get_running_loop().call_soon(interrupt)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.append(True)
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        own.run(interrupted())
-    assert ended and own.run(asyncio.sleep(0, 7)) == 7
-    if not (child := os.fork()):
-        os._exit(own.run(asyncio.sleep(0, 8)))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 8 and own.run(asyncio.sleep(0, 9)) == 9
-    own.close()
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
         {"env": "hub_worlds"},
         {"env": "hub_worlds", "args": {"world": "guessing"}},
-        {"env": "ReasoningGymEnv", "args": {"gym": "chain_sum", "num_train_examples": 20, "num_eval_examples": 4}},
+        pytest.param(
+            {"env": "ReasoningGymEnv", "args": {"gym": "chain_sum", "num_train_examples": 20, "num_eval_examples": 4}},
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("reasoning_gym") is None, reason="needs pip install 'openrlhf-agentprm[reasoning-gym]'"
+            ),
+        ),
     ],
 )
 def test_the_checker_passes(arguments):
-    pytest.importorskip("reasoning_gym", reason="needs pip install 'openrlhf-agentprm[reasoning-gym]'")
     assert [r for r in check_env(functools.partial(make_env, "verifiers", **arguments), episodes=50, time_limit=300) if r.problem] == []
 
 

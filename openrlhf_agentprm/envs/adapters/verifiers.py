@@ -5,7 +5,8 @@
 Played are environments of the API that 0.4.0 has no more (`MultiTurnEnv` and what is made of it; 0.1.14 to 0.3.1). Facts of it that this rests
 on: an environment's data sets hold the tasks, a rollout's state all that is of an episode; a message of the agent's is followed by the stop
 conditions, and where none holds by the environment's answer; a message without a call ends an episode of tools; the reward comes once, at the
-end; a reward function that raises counts as 0, which is logged; `max_turns_reached` is told before other conditions that hold as well.
+end; a reward function that raises is logged and counts as 0, where an error of the episode is made of it here; `max_turns_reached` is told
+before other conditions that hold as well.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core.errors import UserError
-from ..base import LazyTasks, is_finite_number
+from ..base import is_finite_number
 from .common import NumberedEnv, OwnRandom, Step, brief, of_split
 from .verifiers_episode import Came, Episode, shown, text_of
 from .verifiers_library import INSTALL as INSTALL
-from .verifiers_library import build, library, no_model
+from .verifiers_library import build, library, no_model, tear_down
 from .verifiers_loop import OwnLoop
+from .verifiers_tasks import RowTasks
 from .verifiers_tools import answer_schema, call_in, noting, schema_of
 
 _SEEDS = 1_000_003  # between two seeds of one task
@@ -56,33 +58,23 @@ class VerifiersEnv(NumberedEnv):
         graded: bool = False,
         instruction: str = "",
     ) -> None:
-        problems = []
-        if not isinstance(env, str) or not re.fullmatch(r"[\w./-]+", env):
-            problems.append(
-                f"env is {env!r}; wanted the name of a Python module with a load_environment, or ReasoningGymEnv or TextArenaEnv"
-            )
-        if not is_finite_number(success):
-            problems.append(f"success is {success!r}; wanted a number")
-        try:
-            self._invalid = re.compile(invalid) if invalid else None
-        except re.error as error:
-            problems.append(f"invalid is no regular expression: {error}")
-        if problems:
+        if problems := _problems(env, args, answer_tool, network, invalid, success, graded, instruction):
             raise UserError(problems)
+        self._invalid = re.compile(invalid) if invalid else None
         super().__init__(env, instruction, graded, 1)
         self._told = instruction
         self.success = success
         self.answer_tool = answer_tool
         self._vf = library()
         self._random = OwnRandom()
+        self._loop = OwnLoop(env, network)
         with self._random(seed=0):
-            self._theirs, teardown = build(self._vf, env, dict(args or {}), network)
-        self._at_exit = weakref.finalize(self, teardown)
+            self._theirs, self._made = build(self._vf, env, dict(args or {}), network, self._loop)
+        self._episode = Episode(self._vf, self._theirs, env)
+        self._at_exit = weakref.finalize(self, _end, self._episode, self._made, self._loop)
         self._train, self._eval = self._theirs.dataset, self._theirs.eval_dataset
         self._sources = self._split()
-        self._loop = OwnLoop(env, network)
-        self._client = no_model(self._vf, env)
-        self._episode = Episode(self._vf, self._theirs, env)
+        self._client = no_model(self._vf, env, self._loop.refused)
         self._seed = 0
         self._failed_calls: list[Exception] = []
         self._schemas = [schema_of(tool) for tool in self._theirs.tool_defs or []]
@@ -95,7 +87,8 @@ class VerifiersEnv(NumberedEnv):
             raise UserError(f"answer_tool is {self.answer_tool!r}, which is a tool of {self.name}; give another name ({', '.join(names)})")
         if self.answer_tool:
             self._schemas.append(answer_schema(self.answer_tool))
-        self.tools = lambda: self._schemas  # an ability that others have not
+        schemas = self._schemas
+        self.tools = lambda: schemas  # an ability that others have not
         if hasattr(self._theirs, "error_formatter"):
             self._theirs.error_formatter = noting(self._theirs.error_formatter, self._failed_calls)
 
@@ -170,12 +163,12 @@ class VerifiersEnv(NumberedEnv):
             self._loop.run(self._episode.abandon())
 
     def close(self) -> None:
-        if self._at_exit.detach() is not None:
-            self._abandon()
-            with self._random():
-                self._loop.run(self._theirs._teardown())
-            self._loop.close()
-        super().close()
+        try:
+            if self._at_exit.detach() is not None:
+                with self._random():
+                    _end(self._episode, self._made, self._loop)
+        finally:
+            super().close()
 
     # --- abilities ---
 
@@ -213,19 +206,34 @@ class VerifiersEnv(NumberedEnv):
         return (self._train, number) if number < before else (self._eval, number - before)
 
 
-class RowTasks(LazyTasks):
-    """`NAME/NUMBER` of the rows of a data set: "all", or of each ten of them (of all, where there are fewer) the "last", the "last but one", the
-    others ("most but two"), or all but the last ("most")."""
+def _end(episode: Episode, made: list[Any], loop: OwnLoop) -> None:
+    """Clean up what still runs, tear all down and close the loop."""
+    try:
+        with contextlib.suppress(Exception):
+            loop.run(episode.abandon())
+    finally:
+        tear_down(made, loop)
 
-    def __init__(self, name: str, rows: int, share: str) -> None:
-        self._name = name
-        self._of = max(1, min(10, rows))
-        first, end = {"all": (0, 0), "last": (-1, 0), "last but one": (-2, -1), "most": (0, -1), "most but two": (0, -2)}[share]
-        self._first = max(0, self._of + first) if first else 0
-        self._taken = max(0, self._of + end - self._first)
-        full, rest = divmod(rows, self._of)
-        super().__init__(full * self._taken + max(0, min(rest - self._first, self._taken)))
 
-    def task(self, index: int) -> str:
-        block, place = divmod(index, self._taken)
-        return f"{self._name}/{block * self._of + self._first + place}"
+def _problems(
+    env: object, args: object, answer_tool: object, network: object, invalid: object, success: object, graded: object, instruction: object
+) -> list[str]:
+    """What is wrong with arguments."""
+    problems = []
+    if not isinstance(env, str) or not re.fullmatch(r"[\w./-]+", env):
+        problems.append(f"env is {env!r}; wanted the name of a Python module with a load_environment, or ReasoningGymEnv or TextArenaEnv")
+    if args is not None and not (isinstance(args, Mapping) and all(isinstance(name, str) for name in args)):
+        problems.append(f"args is {args!r}; wanted names and values")
+    if not is_finite_number(success):
+        problems.append(f"success is {success!r}; wanted a number")
+    for name, value in (("network", network), ("graded", graded)):
+        if not isinstance(value, bool):
+            problems.append(f"{name} is {value!r}; wanted true or false")
+    for name, value in (("answer_tool", answer_tool), ("instruction", instruction), ("invalid", invalid)):
+        if not isinstance(value, str) and not (name == "invalid" and value is None):
+            problems.append(f"{name} is {value!r}; wanted a text")
+    try:
+        re.compile(invalid if isinstance(invalid, str) else "")
+    except re.error as error:
+        problems.append(f"invalid is no regular expression: {error}")
+    return problems

@@ -1,8 +1,9 @@
 """One episode of a verifiers environment, in the order in which its own loop goes: the stop conditions are asked behind each message of the
-agent, then the environment answers; at the end it cleans up and its rubric gives the reward."""
+agent, then the environment answers; at the end it cleans up and its rubric gives the reward, and cleans up as well."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from .common import brief
+from .verifiers_library import RewardErrors, rubrics
 
 LIMITS = ("max_turns_reached", "max_total_completion_tokens_reached", "prompt_too_long")
 
@@ -37,11 +39,16 @@ class Episode:
         self._vf, self._env, self._name = vf, env, name
         self._prompt: list[Any] = []
         self.state: Any = None
+        self._cleaned: list[Any] = []
+        self._raised: list[str] = []
+        for rubric in rubrics(env.rubric):
+            rubric.logger = RewardErrors(rubric, self._raised)
 
     async def begin(self, row: Mapping[str, Any], client: Any) -> list[Any]:
         """The prompt."""
         env = self._env
         self.state = await env.init_state(dict(row), client, "agent", {})
+        self._cleaned.clear()
         self.state["timing"].generation.start = time.time()
         try:
             made = await env.setup_state(self.state)
@@ -106,20 +113,32 @@ class Episode:
 
     async def _end(self, messages: list[Any], truncated: bool) -> Came:
         env, state = self._env, self.state
-        self.state = None
-        await env.cleanup(state)
-        if env.rubric.has_group_rewards:
-            await env.rubric.score_group([state])
-        else:
-            await env.rubric.score_rollout(state)
-        await env.rubric.cleanup(state)
+        self._raised.clear()
+        try:
+            await self._clean_up(env)
+            if env.rubric.has_group_rewards:
+                await env.rubric.score_group([state])
+            else:
+                await env.rubric.score_rollout(state)
+        finally:
+            await self._clean_up(env.rubric)
+        if self._raised:
+            raise RuntimeError(f"the reward of {self._name} failed: {'; '.join(self._raised)}")
         return Came(messages, True, truncated, state["reward"])
 
     async def abandon(self) -> None:
-        """Clean up an episode that is not played to its end."""
-        state, self.state = self.state, None
-        if state is not None:
-            await self._env.cleanup(state)
+        """Clean up what is left of an episode."""
+        if self.state is not None:
+            try:
+                await self._clean_up(self._env)
+            finally:
+                await self._clean_up(self._env.rubric)
+
+    async def _clean_up(self, owner: Any) -> None:
+        """Once in an episode, even where it raises."""
+        if owner not in self._cleaned:
+            self._cleaned.append(owner)
+            await owner.cleanup(self.state)
 
     def _normalized(self, messages: Any) -> list[Any]:
         import verifiers.utils.message_utils as utils
@@ -142,7 +161,20 @@ class Episode:
 
 
 def text_of(message: Any, name: str) -> str:
-    """A message's text."""
+    """A message's text; calls of tools in it are written as an agent writes them."""
+    calls = getattr(message, "tool_calls", None) or []
+    return "\n".join(filter(None, (_content_of(message, name), *map(_written, calls))))
+
+
+def _written(call: Any) -> str:
+    try:
+        arguments = json.loads(call.arguments)
+    except ValueError:  # what a model wrote need be no JSON
+        arguments = call.arguments
+    return json.dumps({"name": call.name, "arguments": arguments}, ensure_ascii=False)
+
+
+def _content_of(message: Any, name: str) -> str:
     content = message.content
     if content is None or isinstance(content, str):
         return content or ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import selectors
 import socket
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,24 @@ from ...core.errors import UserError
 T = TypeVar("T")
 
 
-class OfflineLoop(asyncio.SelectorEventLoop):
-    """Looks no address up and connects to none; what was asked for is kept in `refused`. Sockets inside the machine's file system are let be."""
+class PollLoop(asyncio.SelectorEventLoop):
+    """asyncio's own loop on a selector that no forked process shares: what a child's copy closes is not taken out of its parent's."""
 
     def __init__(self) -> None:
+        super().__init__(selectors.PollSelector())
+
+
+class OfflineLoop(PollLoop):
+    """Looks no address up and connects to none; what was asked for is added to a list. Sockets inside the machine's file system are let be.
+
+    Args:
+        who: asks, for messages.
+        refused: is added to.
+    """
+
+    def __init__(self, who: str, refused: list[str]) -> None:
         super().__init__()
-        self.refused: list[str] = []
+        self._who, self._refused = who, refused
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         self._refuse(f"{host.decode() if isinstance(host, bytes) else host}:{port}")
@@ -31,16 +44,21 @@ class OfflineLoop(asyncio.SelectorEventLoop):
         await super().sock_connect(sock, address)
 
     def _refuse(self, address: str) -> NoReturn:
-        self.refused.append(address)
+        self._refused.append(f"{self._who} asked for a connection to {address}; only with the argument network true is it given one")
         raise ConnectionRefusedError(f"no connection to {address}: the network was not asked for")
 
 
 class OwnLoop:
     """Runs coroutines to their end, from any thread, one that runs a loop too; a forked process gets a loop of its own.
 
+    A coroutine in which something was refused is a `UserError`, whatever it made of the refusal.
+
     Args:
         who: asks for connections, for messages.
-        network: connections are made; without it a coroutine that asked for one is a `UserError`, whatever it made of the refusal.
+        network: connections are made; without it they are refused.
+
+    Attributes:
+        refused: what was refused while a coroutine runs; whoever else refuses something adds to it.
     """
 
     def __init__(self, who: str, network: bool) -> None:
@@ -48,20 +66,25 @@ class OwnLoop:
         self._network = network
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
+        self.refused: list[str] = []
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         loop = self._here()
+        self.refused.clear()
         task = loop.create_task(coroutine)
         try:
-            return self._until_done(loop, task)
+            result = self._until_done(loop, task)
+        except Exception as error:
+            if self.refused and task.done() and not task.cancelled():
+                raise UserError(dict.fromkeys(self.refused)) from error
+            raise
         finally:
             if not task.done():  # a time limit or Ctrl-C came from outside
                 task.cancel()
                 self.close()
-            if refused := getattr(loop, "refused", None):
-                asked = ", ".join(dict.fromkeys(refused))
-                refused.clear()
-                raise UserError(f"{self._who} asked for a connection to {asked}; only with the argument network true is it given one")
+        if self.refused:
+            raise UserError(dict.fromkeys(self.refused))
+        return result
 
     def _until_done(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[T]) -> T:
         if not _in_a_loop():
@@ -76,7 +99,7 @@ class OwnLoop:
 
     def _here(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._process != os.getpid():
-            self._loop = asyncio.new_event_loop() if self._network else OfflineLoop()
+            self._loop = PollLoop() if self._network else OfflineLoop(self._who, self.refused)
             self._process = os.getpid()
         return self._loop
 
@@ -91,12 +114,16 @@ class OwnLoop:
         if loop is None or self._process != os.getpid() or loop.is_running():
             return
         left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        with contextlib.suppress(Exception):
+
+        async def cancelled() -> None:
+            for task in left:
+                task.cancel()
             if left:
-                loop.run_until_complete(asyncio.wait(left, timeout=5))
-            loop.run_until_complete(loop.shutdown_asyncgens())
+                await asyncio.wait(left, timeout=5)
+            await loop.shutdown_asyncgens()
+
+        with contextlib.suppress(Exception):
+            self._until_done(loop, loop.create_task(cancelled()))
         loop.close()
 
 
