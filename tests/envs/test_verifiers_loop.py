@@ -162,7 +162,7 @@ def test_a_fork_has_a_loop_of_its_own_and_its_end_is_none_of_the_other_s(network
 
     async def woken():
         late = []
-        asyncio.get_running_loop().call_later(20, late.append, True)  # wakes it otherwise
+        asyncio.get_running_loop().call_later(60, late.append, True)  # wakes it otherwise
         await asyncio.to_thread(time.sleep, 0.3)
         return not late
 
