@@ -114,9 +114,9 @@ def _play(connection: Connection, make: Callable[[], Env], limit: float, task: s
 
 
 def check_memory_stays_flat(s: Subject) -> str | None:
-    """Resident memory between the first tenth and the end of `episodes` episodes, or of as many as 20 seconds hold."""
+    """Memory of the process's own between the first tenth and the end of `episodes` episodes, or of as many as 20 seconds hold."""
     try:
-        _resident()
+        _own_memory()
     except OSError:
         return "this system does not tell a process's memory"
     env, tasks, began = s.new(), s.tasks(), time.monotonic()
@@ -125,19 +125,21 @@ def check_memory_stays_flat(s: Subject) -> str | None:
         s.play(env, tasks[number % len(tasks)])
         played += 1
         if not first and played >= s.episodes / 10:
-            first = _resident()
+            first = _own_memory()
         if time.monotonic() - began > _MEMORY_SECONDS and first:
             break
-    grown = _resident() - first
+    grown = _own_memory() - first
     since = max(1, played - s.episodes // 10)
     assert grown < _GROWTH, f"{grown / 2**20:.0f} MiB more after {since} further episodes ({grown / since / 1024:.0f} KiB each)"
     return Told(f"{max(0, grown) / 2**20:.1f} MiB more after {since} further episodes")
 
 
-def _resident() -> int:
+def _own_memory() -> int:
+    """Bytes that no file backs, swapped ones too. Mapped files are none of it: the kernel drops and loads their pages as it likes."""
     gc.collect()
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        sizes = dict(line.split(":", 1) for line in file)
+    return sum(int(sizes.get(name, "0").split()[0]) for name in ("RssAnon", "RssShmem", "VmSwap")) * 1024
 
 
 def check_reset_and_step_take(s: Subject) -> str | None:
