@@ -1,5 +1,7 @@
 """The public checker passes good environments and names what is broken in bad ones."""
 
+import mmap
+
 import pytest
 from envs.broken_envs import BROKEN, Counter, Leaks
 
@@ -18,4 +20,21 @@ def test_a_correct_environment_passes_and_is_measured():
 def test_each_fault_is_found_and_named(broken, check, message):
     [found] = [each for each in CHECKS if name_of(each) == check]
     assert message in run_check(found, Subject(broken, time_limit=0.3)).problem
+    Leaks.kept.clear()
+
+
+def test_a_leak_is_found_though_the_kernel_drops_files_meanwhile(tmp_path):
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(1 << 29)
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        assert not any(mapped[:: mmap.PAGESIZE])  # every page is in memory now
+
+        class Meanwhile(Leaks):
+            def reset(self, **kw):
+                if len(self.kept) == 100:
+                    mapped.madvise(mmap.MADV_DONTNEED)
+                return super().reset(**kw)
+
+        [found] = [each for each in CHECKS if name_of(each) == "memory stays flat"]
+        assert "more after 450 further episodes" in run_check(found, Subject(Meanwhile)).problem
     Leaks.kept.clear()
