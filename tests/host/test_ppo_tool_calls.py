@@ -38,14 +38,14 @@ def caller(tmp_path_factory):
     model = make_model(tokenizer, layers=2).float()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
-    for step in range(400):
+    for step in range(600):
         ids, start = calls[step % TASKS]
         ids_BL = torch.tensor([ids])
         losses.append(model(input_ids=ids_BL, labels=ids_BL.masked_fill(torch.arange(len(ids)) < start, -100)).loss)
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
-    assert sum(loss.item() for loss in losses[-TASKS:]) / TASKS < 0.05
+    assert sum(loss.item() for loss in losses[-TASKS:]) / TASKS < 0.12, "a call of 25 tokens is known but for its item, log(10) / 25 = 0.09"
     save_policy(model.to(torch.bfloat16), tokenizer, folder)
     return folder
 
