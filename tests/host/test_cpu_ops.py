@@ -99,11 +99,11 @@ for _ in range(5):
         assert [w.sum().item() for w in weights] == [2.0 * len(w) for w in weights]
 """
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    logs = [(tmp_path / rank).open("w") for rank in "01"]
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], stderr=log, env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank, log in enumerate(logs)
-    ]
+    both = []
+    for rank in "01":
+        with (tmp_path / rank).open("w") as log:
+            environment = os.environ | world | {"RANK": rank, "LOCAL_RANK": rank}
+            both.append(subprocess.Popen([sys.executable, "-c", code], stderr=log, env=environment))
     try:
         codes = [process.wait(timeout=HANG) for process in both]
     finally:

@@ -1,5 +1,6 @@
 """PPO with tool calls in a real model's template: what the policy writes is read as a call, the tool answers, and turns are trained on."""
 
+import json
 import math
 
 import pytest
@@ -52,7 +53,7 @@ def caller(tmp_path_factory):
 
 def test_calls_are_made_answered_and_trained_on(caller, tmp_path):
     found, _ = ppo(
-        "--env.name", "tools_arithmetic", "--env.args", '{"items": 1}', "--env.action_format", "tool_call", "--env.num_tasks", TASKS,
+        "--env.name", "tools_arithmetic", "--env.args", json.dumps(ENV), "--env.action_format", "tool_call", "--env.num_tasks", TASKS,
         "--env.max_turns", 2, "--env.max_tokens_per_turn", 40, "--env.num_workers", 8, "--env.invalid_action", "penalty",
         "--env.invalid_penalty", 0.5, "--data.max_len", 1024, "--algo.kl.init_coef", 0, "--algo.advantage.estimator", "turn_gae",
         "--algo.advantage.reward", "environment", "--actor.model_name_or_path", caller, "--critic.model_name_or_path", caller,
