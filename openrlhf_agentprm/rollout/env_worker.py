@@ -7,12 +7,10 @@ Requests: `{"do": "describe" | "warm_up" | "tasks" | "reset" | "step" | "replay"
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..envs import base
+from .wire import decode, encode
 
 _SNAPSHOTS = 512  # kept in a process
 
@@ -52,8 +51,7 @@ class EnvServer:
             self._env = None  # what raised once may be in any state
             self._snapshots.clear()
             user = isinstance(error, UserError)
-            text = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()  # it is stored with the episode
-            return {"error": text, "user_error": user, "traceback": traceback.format_exc(limit=8)}
+            return {"error": _escaped(f"{type(error).__name__}: {error}"), "user_error": user}
 
     def _do_warm_up(self) -> None:
         """Build the environment, and what it would only build when it is needed."""
@@ -173,12 +171,23 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
+def _escaped(text: str) -> str:
+    """Text that can be stored, whatever an environment put into its error."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def serve(server: EnvServer, connection: socket.socket) -> None:
     """Answer until the other side is gone."""
     with connection, connection.makefile("rb") as lines:
         for line in lines:
-            answer = json.dumps(server.answer(json.loads(line))) + "\n"
-            connection.sendall(answer.encode())
+            connection.sendall(_encoded(server.answer(decode(line))))
+
+
+def _encoded(answer: dict[str, Any]) -> bytes:
+    try:
+        return encode(answer)
+    except (TypeError, ValueError) as error:  # such as a tool's schema that holds an object
+        return encode({"error": f"the environment gave what is no JSON: {_escaped(str(error))}", "user_error": False})
 
 
 def run_worker(name: str, kwargs: dict[str, Any], connection: socket.socket) -> None:

@@ -7,7 +7,6 @@ before its reply is handed out, so the next `send` to it just works.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import signal
@@ -20,6 +19,7 @@ from ..core.errors import UserError
 from . import spares
 from .nursery import Nursery, Provision
 from .spares import Spares, Worker, received
+from .wire import decode, encode
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class EnvPool:
 
     def send(self, worker: int, request: dict[str, Any]) -> None:
         """Hand a request to an idle worker."""
+        line = encode(request)
         with self._lock:
             if self._workers[worker].lost and request["do"] != "step":  # nothing hangs on the dead process
                 self._replace(worker)
@@ -92,7 +93,7 @@ class EnvPool:
             w.deadline = time.monotonic() + (0.0 if w.lost else limit)
             w.what = f"{request['do']} within {limit:g} s"
             with contextlib.suppress(OSError):  # a dead worker shows at the next poll
-                w.connection.sendall(json.dumps(request).encode() + b"\n")
+                w.connection.sendall(line)
 
     def poll(self, timeout: float | None = 0.0) -> list[Reply]:
         """Replies that are ready; waits at most `timeout` seconds for the first (None: until there is one)."""
@@ -184,7 +185,7 @@ class EnvPool:
         w.buffer.clear()
         w.deadline = None
         try:
-            answer = json.loads(line)
+            answer = decode(line)
         except ValueError:
             return self._lost(index, "died", "the environment's process broke the protocol")
         if "error" in answer:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from .nursery import Nursery
+from .wire import encode
 
 LONGEST = 1 << 28  # bytes of one answer: what sends more without an end to its line fills our memory
 
@@ -51,7 +52,7 @@ class Spares:
             self._selector.register(spare.connection, selectors.EVENT_READ, spare)
             self.workers.append(spare)
             with contextlib.suppress(OSError):
-                spare.connection.sendall(b'{"do": "warm_up"}\n')
+                spare.connection.sendall(encode({"do": "warm_up"}))
 
     def take(self, index: int) -> Worker | None:
         """One that is ready and alive, which becomes the worker of that number."""
@@ -88,7 +89,7 @@ class Spares:
 def received(connection: socket.socket) -> bytes:
     """What has come; nothing where the other side is gone."""
     try:
-        return connection.recv(1 << 20)
+        return connection.recv(1 << 16)  # a buffer of a MiB costs as much as the rest of a call
     except ConnectionResetError:
         return b""
 

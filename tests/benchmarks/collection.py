@@ -3,16 +3,18 @@
     python tests/benchmarks/collection.py faulty [EPISODES]   5 % of them raise, 5 % hang, 1 % kill their process
     python tests/benchmarks/collection.py kills [KILLS] [SEED] kill -9 of the collector at random moments
     python tests/benchmarks/collection.py store [TURNS]        episodes written by one core, and a store of so many turns opened
-    python tests/benchmarks/collection.py steps [EPISODES]     steps/s of an environment's process beside those of the environment alone
+    python tests/benchmarks/collection.py steps [EPISODES]     steps/s of a worker beside those of the environment alone
 
 The first two are the real command with the tiny policy of the tests, by vLLM.
 """
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -161,7 +163,7 @@ def store(folder, turns=1_000_000, per_episode=10, tokens=400):
 
 
 def steps(folder, episodes=60):
-    """The expert's episodes, each played in this process and in a worker, in turns: steps a second of processor and of the clock."""
+    """The expert's episodes, each in this process and in a worker: steps a second when busy, and processor time when asked now and then."""
     from openrlhf_agentprm.core.errors import UserError
     from openrlhf_agentprm.envs.base import make_env
     from openrlhf_agentprm.rollout.pool import EnvPool
@@ -176,45 +178,86 @@ def steps(folder, episodes=60):
     ):
         try:
             with EnvPool(name, kwargs, 1) as pool:
-                alone, worker, asking, piped, count = _both(make_env(name, **kwargs), pool, episodes)
+                cost, count = _costs(make_env(name, **kwargs), pool, episodes)
         except UserError as error:
             print(f"{name}: {error}")
             continue
+        alone, busy, waiting, asked, asking = (1e6 * seconds / count for seconds in cost)
         print(
-            f"{name} {kwargs or ''}: {count} steps, {count / alone:.0f} a processor-second alone, {count / worker:.0f} of a worker's "
-            f"({alone / worker:.0%}), {1e6 * asking / count:.0f} µs of who asks; one after the other {count / piped:.0f} a second",
+            f"{name} {kwargs or ''}: {count} steps; kept busy, {1e6 / alone:.0f} a second alone and {1e6 / busy:.0f} by a worker "
+            f"({alone / busy:.0%}); with a wait before each, {waiting:.0f} µs of processor alone and {asked:.0f} of a worker "
+            f"({waiting / asked:.0%}), {asking:.0f} of who asks",
             flush=True,
         )
 
 
-def _both(env, pool, episodes):
-    """Seconds of processor of the steps alone, of the worker's and of this process's beside it; seconds by the clock of the latter two; steps."""
-    alone = worker = asking = piped = count = 0
+def _costs(env, pool, episodes, wait=3e-4):
+    """Seconds and steps. Alone and by a worker without a pause, by the clock; then with pauses, by the processor: alone, the worker, who asks."""
+    total, count = numpy.zeros(5), 0
     for task in pool.tasks("train", 0, episodes):
-        actions = []
-        env.reset(seed=0, options={"task_id": task})
-        pool.call(0, {"do": "reset", "task_id": task, "seed": 0})
-        ended = False
-        while not ended and len(actions) < 40:
-            try:
-                actions.append(env.unwrapped.expert_action())
-            except Exception:  # an expert that gives up
-                break
-            began = time.thread_time()
-            _, _, terminated, truncated, _ = env.step(actions[-1])
-            alone += time.thread_time() - began
-            ended = terminated or truncated
-        clock, own, theirs = time.perf_counter(), time.thread_time(), _processor_time(pool)
-        for action in actions:
-            pool.call(0, {"do": "step", "action": action})
-        worker, asking, piped = (
-            worker + _processor_time(pool) - theirs,
-            asking + time.thread_time() - own,
-            piped + time.perf_counter() - clock,
+        actions = _expert_actions(env, task)
+        total += (
+            _alone(env, task, actions, 0.0, time.perf_counter),
+            _ahead(pool, task, actions),
+            _alone(env, task, actions, wait, time.thread_time),
+            *_asked(pool, task, actions, wait),
         )
         count += len(actions)
     env.close()
-    return alone, worker, asking, piped, count
+    return total, count
+
+
+def _expert_actions(env, task, most=40):
+    actions, ended = [], False
+    env.reset(seed=0, options={"task_id": task})
+    while not ended and len(actions) < most:
+        try:
+            actions.append(env.unwrapped.expert_action())
+        except Exception:  # an expert that gives up
+            break
+        _, _, terminated, truncated, _ = env.step(actions[-1])
+        ended = terminated or truncated
+    return actions
+
+
+def _alone(env, task, actions, wait, clock):
+    env.reset(seed=0, options={"task_id": task})
+    spent = 0.0
+    for action in actions:
+        if wait:
+            time.sleep(wait)
+        began = clock()
+        env.step(action)
+        spent += clock() - began
+    return spent
+
+
+def _ahead(pool, task, actions):
+    """The next request is there when a step has been answered, and who asks does not sleep: the worker need not wait, nor wake anybody."""
+    from openrlhf_agentprm.rollout.wire import encode
+
+    pool.call(0, {"do": "reset", "task_id": task, "seed": 0})
+    connection = pool._workers[0].connection
+    requests = [encode({"do": "step", "action": action}) for action in actions]
+    sent, answered, began = 0, 0, time.perf_counter()
+    while answered < len(requests):
+        while sent < min(answered + 2, len(requests)):
+            connection.sendall(requests[sent])
+            sent += 1
+        with contextlib.suppress(BlockingIOError):
+            answered += connection.recv(1 << 16, socket.MSG_DONTWAIT).count(b"\n")
+    return time.perf_counter() - began
+
+
+def _asked(pool, task, actions, wait):
+    pool.call(0, {"do": "reset", "task_id": task, "seed": 0})
+    theirs, asking = _processor_time(pool), 0.0
+    for action in actions:
+        time.sleep(wait)
+        began = time.thread_time()
+        pool.call(0, {"do": "step", "action": action})
+        asking += time.thread_time() - began
+    return _processor_time(pool) - theirs, asking
 
 
 def _processor_time(pool):

@@ -186,13 +186,19 @@ def test_odd_text_and_numbers_are_a_fault_of_the_environment(task, message):
     reply.message.encode()
 
 
+def test_an_answer_that_json_cannot_say_costs_no_worker():
+    with EnvPool("thirdparty_odd", {}, 1, Timeouts(20, 5.0)) as pool:
+        with pytest.raises(RuntimeError, match=r"'thirdparty_odd': error: .*no JSON: 'utf-8' codec can't encode character '.*ud800'"):
+            pool.tasks("test")
+        assert ask(pool, 0, reset("train-1")).kind == "ok" and not pool.counts["restarts"]
+
+
 def alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def until(pool, holds):

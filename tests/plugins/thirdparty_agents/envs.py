@@ -126,6 +126,9 @@ class Odd(Count):
 
     reward_is_graded = True
 
+    def tasks(self, split):
+        return ["\ud800"] if split == "test" else super().tasks(split)
+
     def reset(self, *, seed=None, options=None):
         observation, info = super().reset(seed=seed, options=options)
         if "observation" in self.task:
