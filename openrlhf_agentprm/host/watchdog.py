@@ -10,6 +10,7 @@ import argparse
 import functools
 import logging
 import shlex
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -106,7 +107,7 @@ class Watch:
     def death_behind_error(self, patience: float) -> str | None:
         """The death that an error came from, if one did; Ray and vLLM may tell of it a little later."""
         end = time.monotonic() + patience
-        while (found := self.death()) is None and time.monotonic() < end:
+        while (found := _lost_raylet() or self.death()) is None and time.monotonic() < end:
             time.sleep(0.2)
         return found
 
@@ -150,6 +151,23 @@ class Watch:
             + (f"; of the {len(self.engines)} rollout actors, those that do not answer: {silent}" if silent else "")
             + "; `ray stack` on a node shows where its processes are"
         )
+
+
+def _lost_raylet() -> str | None:
+    """Ray tells of its own process's death long after every call through it has failed; its socket on this node tells at once."""
+    import ray
+
+    node = ray._private.worker._global_node
+    if node is None or not node.raylet_socket_name:
+        return None
+    with socket.socket(socket.AF_UNIX) as raylet:
+        try:
+            raylet.connect(node.raylet_socket_name)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return (
+                "Ray's own process on this node, its raylet, died: it was killed, by the kernel for want of memory or by hand, or crashed"
+            )
+    return None
 
 
 def how_to_go_on(args: Any) -> str:

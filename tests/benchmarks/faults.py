@@ -57,7 +57,7 @@ def play(chain, kinds):
                 "-"
                 if row["killed"] not in TITLES
                 else "yes"
-                if f"process {row['pid']} " in row["told"] or "engine" in row["told"]
+                if f"process {row['pid']} " in row["told"] or "engine" in row["told"] or "its raylet" in row["told"]
                 else "NO"
             )
             print(

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -78,9 +81,13 @@ def parts(cluster):
 
 @pytest.fixture
 def args(tmp_path):
+    return arguments(tmp_path)
+
+
+def arguments(folder):
     return SimpleNamespace(
         train=SimpleNamespace(stall_timeout=0.0),
-        ckpt=SimpleNamespace(path=str(tmp_path), save_steps=-1, load_enable=False),
+        ckpt=SimpleNamespace(path=str(folder), save_steps=-1, load_enable=False),
         critic=SimpleNamespace(model_name_or_path=None),
         agentprm=SimpleNamespace(on=True),
     )
@@ -160,6 +167,27 @@ def test_a_node_that_goes_away_with_a_worker_is_named(parts, args, unseen, clust
     cluster.kill_raylet()
     text = stopped(parts.PPOTrainer.remote().fit.remote(), args)
     assert text.startswith(f"a PRM worker (process {pid} on the node ") and cluster.node_id[:8] in text and "died: its node is gone" in text
+
+
+_LOSES_ITS_RAYLET = """
+import os, signal, time
+import ray
+from test_watchdog import arguments, stopped
+
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+trainer = ray.remote(num_cpus=0)(type("PPOTrainer", (), {"fit": lambda self: time.sleep(600)})).remote()
+waiting = trainer.fit.remote()
+ray.wait([waiting], timeout=5)
+os.kill(ray._private.worker._global_node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+print("told:", stopped(waiting, arguments("nowhere")))
+"""
+
+
+def test_a_raylet_that_dies_is_named():
+    """In a process of its own, which Ray ends for it soon after."""
+    run = subprocess.run([sys.executable, "-c", _LOSES_ITS_RAYLET], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=180)
+    assert "told: Ray's own process on this node, its raylet, died: it was killed" in run.stdout, run.stdout + run.stderr[-3000:]
+    assert "saved last: none is seen from this node" in run.stdout
 
 
 def actor(kind, **context):
