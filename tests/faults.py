@@ -179,9 +179,9 @@ class Chain:
         try:
             pid = self.run.kill(kind)
         except LookupError:
-            if self.run.driver.poll() is None:
+            if self.run.wait(60)[0] is None:
                 raise
-            return None  # it had come to its end
+            return None  # it was coming to its end
         at = max(steps(self.run.text()))
         code, seconds = (None, 0.0) if kind == "environment" else self.run.wait(limit)
         last = [line for line in self.run.text().splitlines() if line.startswith("error: ")]

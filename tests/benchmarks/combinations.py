@@ -5,12 +5,15 @@
 Every run has a policy, its reference, a critic, a PRM and environments, on whatever machine this is; on a CPU it is the tiny policy of the tests.
 """
 
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+TESTS = Path(__file__).parent.parent
+sys.path.insert(0, str(TESTS))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS / "plugins"), os.environ.get("PYTHONPATH", "")]))
 
 COMBINATIONS = {
     "as it comes": [],
