@@ -105,7 +105,7 @@ ENVS = Registry(
         "openenv": f"{_HERE}.envs.adapters.openenv:OpenEnvEnv",
         "reasoning_gym": f"{_HERE}.envs.adapters.reasoning_gym:ReasoningGymEnv",
         "textarena": f"{_HERE}.envs.adapters.textarena:TextArenaEnv",
-        "verifiers": f"{_HERE}.envs.adapters.verifiers:VerifiersEnv",
+        "verifiers": f"{_HERE}.envs.adapters.verifiers.env:VerifiersEnv",
     },
 )
 LABELS = Registry(

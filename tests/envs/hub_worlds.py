@@ -14,7 +14,7 @@ def load_environment(world="sums", **options):
 
 def start(world, number=0, seed=None, args=None, **kwargs):
     """A world as it is played here, and what its reset gives."""
-    from openrlhf_agentprm.envs.adapters.verifiers import VerifiersEnv
+    from openrlhf_agentprm.envs.adapters.verifiers.env import VerifiersEnv
 
     env = VerifiersEnv("hub_worlds", {"world": world, **(args or {})}, **kwargs)
     return env, *env.reset(seed=seed, options={"task_id": f"hub_worlds/train/{number}"})

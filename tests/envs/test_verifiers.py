@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from openrlhf_agentprm.envs.adapters.verifiers import INSTALL, VerifiersEnv
+from openrlhf_agentprm.envs.adapters.verifiers.env import INSTALL, VerifiersEnv
 
 pytest.importorskip("verifiers", reason=f"needs {INSTALL}")
 
@@ -19,7 +19,7 @@ import verifiers as vf
 from hub_worlds import start
 
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.envs.adapters.verifiers_tasks import RowTasks
+from openrlhf_agentprm.envs.adapters.verifiers.tasks import RowTasks
 from openrlhf_agentprm.envs.base import HasTools, ability, make_env
 from openrlhf_agentprm.envs.checker import check_env
 

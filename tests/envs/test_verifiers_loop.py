@@ -12,7 +12,7 @@ import weakref
 
 import pytest
 
-from openrlhf_agentprm.envs.adapters.verifiers import INSTALL
+from openrlhf_agentprm.envs.adapters.verifiers.env import INSTALL
 
 pytest.importorskip("verifiers", reason=f"needs {INSTALL}")
 
@@ -20,7 +20,7 @@ import hub_worlds
 from hub_worlds import start
 
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.envs.adapters.verifiers_loop import OwnLoop
+from openrlhf_agentprm.envs.adapters.verifiers.loop import OwnLoop
 
 ADD = '{"name": "add", "arguments": {"a": 2, "b": 4}}'
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from types import SimpleNamespace
 from typing import Any
 
-from ...core.errors import UserError
-from .common import brief, built, package
-from .verifiers_loop import OwnLoop
+from ....core.errors import UserError
+from ..common import brief, built, package
+from .loop import OwnLoop
 
 INSTALL = (
     "pip install --no-deps verifiers==0.3.1 renderers tenacity prime-pydantic-config aiolimiter prime-sandboxes connectrpc==0.11.1 pyqwest "

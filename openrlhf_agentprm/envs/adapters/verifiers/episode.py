@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...core.errors import UserError
-from .common import brief
-from .verifiers_library import RewardErrors, rubrics
+from ....core.errors import UserError
+from ..common import brief
+from .library import RewardErrors, rubrics
 
 LIMITS = ("max_turns_reached", "max_total_completion_tokens_reached", "prompt_too_long")
 

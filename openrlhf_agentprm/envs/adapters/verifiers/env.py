@@ -18,15 +18,15 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...core.errors import UserError
-from ..base import is_finite_number
-from .common import NumberedEnv, OwnRandom, Step, brief, of_split
-from .verifiers_episode import Came, Episode, shown, text_of
-from .verifiers_library import INSTALL as INSTALL
-from .verifiers_library import build, library, no_model, tear_down
-from .verifiers_loop import OwnLoop
-from .verifiers_tasks import RowTasks
-from .verifiers_tools import answer_schema, call_in, noting, schema_of
+from ....core.errors import UserError
+from ...base import is_finite_number
+from ..common import NumberedEnv, OwnRandom, Step, brief, of_split
+from .episode import Came, Episode, shown, text_of
+from .library import INSTALL as INSTALL
+from .library import build, library, no_model, tear_down
+from .loop import OwnLoop
+from .tasks import RowTasks
+from .tools import answer_schema, call_in, noting, schema_of
 
 _SEEDS = 1_000_003  # between two seeds of one task
 _NEARLY = 1e-6  # what sums of parts of 1 fall short of 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..base import LazyTasks
+from ...base import LazyTasks
 
 
 class RowTasks(LazyTasks):

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
 
-from ...core.errors import UserError
+from ....core.errors import UserError
 
 T = TypeVar("T")
 
