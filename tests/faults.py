@@ -175,11 +175,13 @@ class Chain:
     def kill(self, kind, limit=180):
         """Kill it at a random moment of the four steps behind its second one; what came of it, as a row of a table."""
         self.run.reach(2)  # a step is told before it is saved, and the first one is slow
-        time.sleep(self.rng.uniform(0, 4) * min(step["timing/step_total"] for step in steps(self.run.text()).values()))
+        told = steps(self.run.text())
+        assert told, f"the run ended by itself: {self.run.text()[-3000:]}"
+        time.sleep(self.rng.uniform(0, 4) * min(step["timing/step_total"] for step in told.values()))
         try:
             pid = self.run.kill(kind)
         except LookupError:
-            if self.run.wait(60)[0] is None:
+            if max(steps(self.run.text())) < STEPS or self.run.wait(60)[0] is None:
                 raise
             return None  # it was coming to its end
         at = max(steps(self.run.text()))
