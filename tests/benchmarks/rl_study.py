@@ -5,7 +5,7 @@
 
 Each seed has demonstrations, policy, PRMs and test tasks of its own. Every training step plays tasks that were not played before, so success in
 training batches is success on fresh tasks; it is what the curves are made of. Two arms learn by supervised training from as many episodes, and
-have no curve. `--arms` takes some of the arms only.
+have no curve, and are played on request: `--arms outcome rft step_sft`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ ARMS = {
     "rft": "rejection sampling by AgentPRM",
     "step_sft": "turns of positive progress",
 }
+ON_REQUEST = ("rft", "step_sft")
 WINDOW = 5  # steps whose mean is a point of a curve
 Curve = dict[str, list[float]]
 
@@ -181,7 +182,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=15, help="length of this slice; a stage that has begun is finished")
     parser.add_argument("--folder", default="runs/study-rl")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=[arm for arm in ARMS if arm not in ON_REQUEST], choices=list(ARMS))
     args = parser.parse_args()
     if args.do == "run":
         run(
