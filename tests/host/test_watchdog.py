@@ -174,7 +174,7 @@ import os, signal, time
 import ray
 from test_watchdog import arguments, stopped
 
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 trainer = ray.remote(num_cpus=0)(type("PPOTrainer", (), {"fit": lambda self: time.sleep(600)})).remote()
 waiting = trainer.fit.remote()
 ray.wait([waiting], timeout=5)
