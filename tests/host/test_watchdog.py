@@ -177,7 +177,7 @@ from test_watchdog import arguments, stopped
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 trainer = ray.remote(num_cpus=0)(type("PPOTrainer", (), {"fit": lambda self: time.sleep(600)})).remote()
 waiting = trainer.fit.remote()
-ray.wait([waiting], timeout=5)
+ray.wait([waiting], timeout=1)
 os.kill(ray._private.worker._global_node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
 print("told:", stopped(waiting, arguments("nowhere")))
 """
