@@ -157,7 +157,7 @@ def _lost_raylet() -> str | None:
     """Ray tells of its own process's death long after every call through it has failed; its socket on this node tells at once."""
     import ray
 
-    node = ray._private.worker._global_node
+    node = getattr(ray._private.worker, "_global_node", None)
     if node is None or not node.raylet_socket_name:
         return None
     with socket.socket(socket.AF_UNIX) as raylet:
@@ -167,6 +167,8 @@ def _lost_raylet() -> str | None:
             return (
                 "Ray's own process on this node, its raylet, died: it was killed, by the kernel for want of memory or by hand, or crashed"
             )
+        except OSError:  # it cannot be told; the error that is looked into must still be
+            return None
     return None
 
 
