@@ -38,3 +38,12 @@ def test_a_leak_is_found_though_the_kernel_drops_files_meanwhile(tmp_path):
         [found] = [each for each in CHECKS if name_of(each) == "memory stays flat"]
         assert "more after 450 further episodes" in run_check(found, Subject(Meanwhile)).problem
     Leaks.kept.clear()
+
+
+def test_a_leak_is_found_though_it_fills_what_was_freed_before():
+    bytearray(30 << 20)  # from now on glibc keeps what is freed of blocks up to this size
+    kept = [bytearray(b"x" * (1 << 19)) for _ in range(600)][::20]  # and what lies between these
+    [found] = [each for each in CHECKS if name_of(each) == "memory stays flat"]
+    assert "more after 450 further episodes" in run_check(found, Subject(Leaks)).problem
+    Leaks.kept.clear()
+    del kept
