@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -20,6 +21,7 @@ import hub_worlds
 from hub_worlds import start
 
 from openrlhf_agentprm.core.errors import UserError
+from openrlhf_agentprm.envs.adapters.verifiers.ending import end_dropped
 from openrlhf_agentprm.envs.adapters.verifiers.loop import OwnLoop
 
 ADD = '{"name": "add", "arguments": {"a": 2, "b": 4}}'
@@ -54,6 +56,8 @@ def test_nothing_is_connected_to_unless_it_is_asked_for():
 
 @pytest.fixture
 def closed():
+    gc.collect()
+    end_dropped()  # of tests before
     hub_worlds.CLOSED.clear()
     return hub_worlds.CLOSED
 
@@ -84,7 +88,7 @@ def no_collector():
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_one_that_is_dropped_is_gone_at_once_and_cleans_up_and_is_torn_down(closed):
+def test_one_that_is_dropped_is_gone_at_once_and_ended_before_the_next_episode(closed):
     env, _, _ = start("sums")
     env.step(ADD)
     dropped = weakref.ref(env)
@@ -93,15 +97,39 @@ def test_one_that_is_dropped_is_gone_at_once_and_cleans_up_and_is_torn_down(clos
     env, _, _ = start("guessing")
     env.step("<guess>9</guess>")
     assert closed == []
+    other, _, _ = start("sums")
     del env
+    assert closed == []
+    other.reset()
     assert closed == ["rollout", "rubric", "guessing"]
 
 
+def test_a_collection_within_a_running_loop_and_under_its_locks_ends_nothing(closed):
+    """The library asks for a thread in each turn, under a lock of the interpreter's; one environment is dropped in a cycle right there."""
+    env, _, _ = start("guessing")
+    env.me = env
+    other, _, _ = start("guessing", 6)
+
+    class Submits(ThreadPoolExecutor):
+        def _adjust_thread_count(self):
+            nonlocal env
+            env = None
+            gc.collect()
+            super()._adjust_thread_count()
+
+    with Submits(1) as threads:
+        other._loop._here().set_default_executor(threads)
+        assert other.step("<guess>7</guess>")[0] == "That is it."
+        assert env is None and closed == ["rollout", "rubric"], "of the one that was played"
+    other.reset()
+    assert closed == ["rollout", "rubric"] * 2 + ["guessing"]
+
+
 @pytest.mark.usefixtures("no_collector")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_teardown_connects_to_nothing_either(closed):
     env, _, _ = start("guessing", args={"ending": "9"})
     del env
+    end_dropped()
     assert closed == ["rollout", "rubric", "9", "no connection to 127.0.0.1:9: the network was not asked for"]
 
 

@@ -1,4 +1,4 @@
-"""The study of estimators at a reduced size: two of its arms on the real engine from the quickstart's policy on, and its summary."""
+"""The study of estimators at a reduced size: one of its arms on the real engine from the quickstart's policy on, and its summary."""
 
 import subprocess
 import sys
@@ -65,7 +65,7 @@ def test_arms_run_and_are_summed_up(quick_run, tmp_path):
     recipe["run_dir"] = str(run)
     recipe["vars"] |= SMALL
     quick = yaml.safe_load((recipes_folder() / "quickstart.yaml").read_text())["shared"]["env"]
-    kept = {name: recipe["stages"][name] for name in ("test_start", "token_gae", "pav", "test_pav", "report")}
+    kept = {name: recipe["stages"][name] for name in ("test_start", "pav", "test_pav", "report")}
     for stage in kept.values():
         if "env.name" in stage["flags"]:
             stage["flags"] |= quick
@@ -77,10 +77,9 @@ def test_arms_run_and_are_summed_up(quick_run, tmp_path):
         text = text.replace(f"${{stages.{name}}}", str(quick_run / name))
     (tmp_path / "smaller.yaml").write_text(text)
     agentprm("run", tmp_path / "smaller.yaml")
-    curves = {arm: rl_study.curve(run, arm) for arm in ("token_gae", "pav", "outcome")}
-    assert curves.pop("outcome") is None
-    for curve in curves.values():
-        assert len(curve["success"]) == 5 and curve["environment steps"][-1] == pytest.approx(8 * sum(curve["turns"]))
+    assert rl_study.curve(run, "outcome") is None
+    curve = rl_study.curve(run, "pav")
+    assert len(curve["success"]) == 5 and curve["environment steps"][-1] == pytest.approx(8 * sum(curve["turns"]))
     line = [sys.executable, BENCHMARKS / "rl_study.py", "summary", "--seeds", 0, "--folder", tmp_path / "study"]
     told = subprocess.run([str(x) for x in line], capture_output=True, text=True, check=True).stdout
-    assert "| PAV over before PPO |" in told and "| GAE over action tokens, λ 0.95 |" in told and "to step 5" in told
+    assert "| PAV over before PPO |" in told and "to step 5" in told

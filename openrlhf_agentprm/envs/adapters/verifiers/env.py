@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ....core.errors import UserError
 from ...base import is_finite_number
 from ..common import NumberedEnv, OwnRandom, Step, brief, of_split
+from .ending import Ending, end_dropped
 from .episode import Came, Episode, shown, text_of
 from .library import INSTALL as INSTALL
 from .library import build, library, no_model, tear_down
@@ -61,6 +62,7 @@ class VerifiersEnv(NumberedEnv):
         if problems := _problems(env, args, answer_tool, network, invalid, success, graded, instruction):
             raise UserError(problems)
         self._invalid = re.compile(invalid) if invalid else None
+        end_dropped()
         super().__init__(env, instruction, graded, 1)
         self._told = instruction
         self.success = success
@@ -71,7 +73,7 @@ class VerifiersEnv(NumberedEnv):
         with self._random(seed=0):
             self._theirs, self._made = build(self._vf, env, dict(args or {}), network, self._loop)
         self._episode = Episode(self._vf, self._theirs, env)
-        self._at_exit = weakref.finalize(self, _end, self._episode, self._made, self._loop)
+        self._end = Ending(self, partial(_end, self._episode, self._made, self._loop))
         self._train, self._eval = self._theirs.dataset, self._theirs.eval_dataset
         self._sources = self._split()
         self._client = no_model(self._vf, env, self._loop.refused)
@@ -100,6 +102,7 @@ class VerifiersEnv(NumberedEnv):
 
     def _begin(self, number: int) -> str:
         rows, place = self._rows(number)
+        end_dropped()
         self._abandon()
         with self._random(seed=number + _SEEDS * self._seed):
             prompt = self._loop.run(self._episode.begin(rows[place], self._client))
@@ -164,9 +167,8 @@ class VerifiersEnv(NumberedEnv):
 
     def close(self) -> None:
         try:
-            if self._at_exit.detach() is not None:
-                with self._random():
-                    _end(self._episode, self._made, self._loop)
+            with self._random():
+                self._end()
         finally:
             super().close()
 
