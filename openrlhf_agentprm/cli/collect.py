@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.argument_types import iteration, seed, temperature, top_p
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError
 from ..rollout.config import EnvConfig, check_context
 from ..rollout.explore import Exploration, add_explore_flags, problems_of_exploration, sampling_of
 from ..rollout.flags import add_env_flags
 from .boundary import run_command
+
+_BROKEN_IN_A_ROW = 32  # at least: then the environment does not work any more
 
 
 def build_parser() -> Parser:
@@ -36,10 +39,10 @@ def build_parser() -> Parser:
     collect = parser.add_argument_group("collection")
     collect.add_argument("--collect.output", required=True, help="folder of the episode store")
     collect.add_argument("--collect.n_samples_per_task", type=int, default=16, help="episodes a task")
-    collect.add_argument("--collect.temperature", type=float, default=1.0, help="sampling temperature; 0 is greedy")
-    collect.add_argument("--collect.top_p", type=float, default=1.0, help="nucleus sampling")
-    collect.add_argument("--collect.seed", type=int, default=0, help="seed of environments and sampler")
-    collect.add_argument("--collect.iteration", type=int, default=0, help="iteration noted with the episodes")
+    collect.add_argument("--collect.temperature", type=temperature, default=1.0, help="sampling temperature; 0 is greedy")
+    collect.add_argument("--collect.top_p", type=top_p, default=1.0, help="nucleus sampling")
+    collect.add_argument("--collect.seed", type=seed, default=0, help="seed of environments and sampler")
+    collect.add_argument("--collect.iteration", type=iteration, default=0, help="iteration noted with the episodes")
     collect.add_argument("--collect.shard_size", type=int, default=1024, help="episodes a Parquet shard")
     collect.add_argument(
         "--collect.demonstrator", default=None, help="expert, careless, or one that the environment brings; no policy plays"
@@ -67,7 +70,7 @@ def collect(args: Any) -> dict[str, Any]:
     from ..data.files import write_whole
     from ..data.store import EpisodeWriter
     from ..host.engine import context_length
-    from ..rollout.collect import Stats
+    from ..rollout.collect import Stats, unless_all_break
 
     config = EnvConfig.from_namespace(args.env)
     args.data.max_len = context_length(args.policy.model_name_or_path, args.data.max_len)
@@ -83,7 +86,8 @@ def collect(args: Any) -> dict[str, Any]:
         missing = [a for a in wanted if a.episode_id not in writer.ids]
         bar = tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc="episodes", unit="ep", mininterval=1.0, smoothing=0.05)
         try:
-            for episode in _play(args, config, pool, chat, missing, stats) if missing else ():
+            playing = _play(args, config, pool, chat, missing, stats) if missing else ()
+            for episode in unless_all_break(playing, max(_BROKEN_IN_A_ROW, 2 * len(pool))):
                 writer.add(episode)
                 bar.update()
                 bar.set_postfix(dict(sorted(stats.statuses.items())), refresh=False)
@@ -126,8 +130,8 @@ def _assignments(args: Any, config: EnvConfig, chat: Any, tasks: list[str]) -> I
     explore = Exploration.of(args.collect, config.name, config.split, sampling)
     for sample in range(args.collect.n_samples_per_task):
         for task in tasks:
-            seed = args.collect.seed + (sample if args.collect.demonstrator else 0)
-            yield explore.vary(Assignment(config.name, task, config.split, seed, sample, who, digest, sampling, args.collect.iteration))
+            number = args.collect.seed + (sample if args.collect.demonstrator else 0)
+            yield explore.vary(Assignment(config.name, task, config.split, number, sample, who, digest, sampling, args.collect.iteration))
 
 
 def _play(args: Any, config: EnvConfig, pool: Any, chat: Any, missing: list[Any], stats: Any) -> Iterator[Any]:

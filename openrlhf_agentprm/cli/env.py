@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from ..core.errors import UserError
 
 
 def build_parser() -> Parser:
-    from ..core.argument_types import json_object, positive_int, seconds
+    from ..core.argument_types import json_object, positive_int, seconds, seed
 
     parser = Parser(prog="agentprm env", description="Check what training relies on, play an episode yourself, or fetch what it needs.")
     parser.add_argument(
@@ -30,7 +31,7 @@ def build_parser() -> Parser:
     play = parser.add_argument_group("play").add_argument
     play("--play.task", default=None, help="id of the task (the split's first)")
     play("--play.split", default="train", choices=["train", "validation", "test"], help="whose first task")
-    play("--play.seed", type=int, default=0, help="seed of the reset")
+    play("--play.seed", type=seed, default=0, help="seed of the reset")
     fetch = parser.add_argument_group("fetch").add_argument
     fetch("--fetch.archive", default=None, help="the archive, where it is here already; else it is downloaded")
     return parser
@@ -67,9 +68,14 @@ def _check(make: Callable[[], Any], args: Any) -> int:
 
 def _play(make: Callable[[], Any], flags: Any) -> int:
     """One episode by what is typed; an empty line lists actions, `:expert` takes the expert's, `:quit` or Ctrl-D leaves."""
+    with contextlib.closing(make()) as env:
+        _play_one(env, flags)
+    return 0
+
+
+def _play_one(env: Any, flags: Any) -> None:
     from ..envs.base import HasAdmissibleActions, HasExpert, HasTasks, ability
 
-    env = make()
     tasks, listing, expert = (ability(env, kind) for kind in (HasTasks, HasAdmissibleActions, HasExpert))
     if flags.task is None and tasks is not None and not len(tasks.tasks(flags.split)):
         raise UserError(f"the split {flags.split!r} has no task")
@@ -97,8 +103,6 @@ def _play(make: Callable[[], Any], flags: Any) -> int:
                 + (f", outcome {outcome:g}" if outcome else "")
             )
             break
-    env.close()
-    return 0
 
 
 def _typed() -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.argument_types import json_object, non_negative_int
+from ..core.argument_types import json_object, non_negative_int, seed, temperature
 from ..core.arguments import Parser, nest, parse, unknown_options
 from ..core.errors import UserError
 from ..core.registry import LABELS
@@ -60,8 +60,8 @@ def build_parser() -> Parser:
         help="who completes (the policy that the episodes name; for shaped the reference policy)",
     )
     add("--completions.store", default=None, help="store of the completions, which several methods may share (<label.output>/completions)")
-    add("--completions.temperature", type=float, default=None, help="sampling temperature (the episodes')")
-    add("--completions.seed", type=int, default=0, help="of the sampler")
+    add("--completions.temperature", type=temperature, default=None, help="sampling temperature (the episodes')")
+    add("--completions.seed", type=seed, default=0, help="of the sampler")
     add(
         "--completions.num_engines", type=non_negative_int, default=0, help="engines that Ray places on a cluster (0: one, in this process)"
     )

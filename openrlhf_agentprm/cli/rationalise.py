@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.argument_types import positive_int, seed, temperature, top_p
 from ..core.arguments import Parser, parse_nested
 from ..core.errors import UserError
 from .boundary import run_command
@@ -31,10 +32,10 @@ def build_parser() -> Parser:
     add_chat_flags(parser.add_argument_group("the new episodes' prompts"))
     add("--rationalise.output", required=True, help="folder of the store to write")
     add("--rationalise.template_file", default=None, help="text file with the question: $instruction, $history, $observation, $action")
-    add("--rationalise.max_tokens", type=int, default=64, help="tokens of a thought")
-    add("--rationalise.temperature", type=float, default=0.7, help="sampling temperature; 0 is greedy")
-    add("--rationalise.top_p", type=float, default=1.0, help="nucleus sampling")
-    add("--rationalise.seed", type=int, default=0, help="seed of the sampler")
+    add("--rationalise.max_tokens", type=positive_int, default=64, help="tokens of a thought")
+    add("--rationalise.temperature", type=temperature, default=0.7, help="sampling temperature; 0 is greedy")
+    add("--rationalise.top_p", type=top_p, default=1.0, help="nucleus sampling")
+    add("--rationalise.seed", type=seed, default=0, help="seed of the sampler")
     add("--vllm.tensor_parallel_size", type=int, default=1, help="GPUs for one copy of the model")
     add("--vllm.gpu_memory_utilization", type=float, default=0.9, help="share of the GPU's memory for vLLM")
     add("--vllm.enforce_eager", action="store_true", help="no CUDA graphs")
@@ -44,8 +45,6 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str]) -> int:
     args = parse_nested(build_parser(), argv)
     template = _template(args.rationalise.template_file)
-    if args.rationalise.max_tokens < 1 or args.rationalise.temperature < 0:
-        raise UserError("--rationalise.max_tokens is 1 or more, and --rationalise.temperature 0 or more")
     write(args, template)
     return 0
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from ..core.argument_types import non_negative_int, positive_int, seconds
+from ..core.argument_types import non_negative_int, positive_int, seconds, temperature
 from ..core.errors import UserError, collecting
 from ..search.budget import Budget
 from ..search.methods import TAKES, Method, parse_method, without_part
@@ -38,7 +38,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         default=["1x4", "2x2"],
         help="1x4 (greedy by Q over 4 actions), 2x2 (beam), bon:8 (best of 8 episodes), lookahead:1x4x2 (2 turns ahead), mcts:8 (simulations)",
     )
-    add("--search.temperature", type=float, default=0.7, help="of sampled actions (0.7 in arXiv 2511.08325)")
+    add("--search.temperature", type=temperature, default=0.7, help="of sampled actions (0.7 in arXiv 2511.08325)")
     add(
         "--search.tie_margin",
         type=margin,
@@ -77,7 +77,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--search.lookahead_temperature",
-        type=margin,
+        type=temperature,
         default=default.lookahead_temperature,
         help="lookahead: of the continuation; 0 is greedy",
     )

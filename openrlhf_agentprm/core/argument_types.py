@@ -34,6 +34,35 @@ def _at_least(least: int, value: int) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """argparse type: a whole number that generators take, NumPy's too."""
+    return _within(0, int(text), 2**32 - 1)
+
+
+def iteration(text: str) -> int:
+    """argparse type: a whole number that the store takes."""
+    return _within(0, int(text), 2**31 - 1)
+
+
+def _within(least: int, value: int, most: int) -> int:
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{least} to {most} is allowed")
+    return value
+
+
+def temperature(text: str) -> float:
+    """argparse type: what vLLM samples at; 0 is greedy."""
+    value = float(text)
+    if not 0 <= value <= 2:
+        raise argparse.ArgumentTypeError("0 to 2 is allowed")
+    return value
+
+
+def top_p(text: str) -> float:
+    """argparse type: a share of the probability that tokens are sampled from."""
+    return _above_0(float(text), 1)
+
+
 def non_negative_float(text: str) -> float:
     """argparse type: a number of 0 or more."""
     value = float(text)

@@ -20,7 +20,12 @@ _BLOCK = 1 << 16  # bytes that are read at once from the end
 
 
 class Journal:
-    """Append-only rows in `path`, locked for as long as this object lives."""
+    """Append-only rows in `path`, locked for as long as this object lives.
+
+    Raises:
+        BlockingIOError: another holds it.
+        FileNotFoundError: another held it, and has removed it meanwhile.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,6 +35,9 @@ class Journal:
         except OSError:
             os.close(self._file)
             raise
+        if not os.fstat(self._file).st_nlink:
+            os.close(self._file)
+            raise FileNotFoundError(path)
         self._end = self._whole()
         os.ftruncate(self._file, self._end)
 

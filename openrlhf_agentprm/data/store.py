@@ -8,6 +8,7 @@ where they lie. A row whose id is already there is dropped, so nothing is lost a
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,10 +90,10 @@ class EpisodeStore:
         """`rows` as Arrow batches, for what would be slow row by row."""
         seen: set[str] = set()
         wanted = None if columns is None else sorted({*columns, "episode_id"})
+        journals = [_read_journal(journal) for journal in self._journals()]  # first: what is in a shard by now may have been in none before
         for shard in self.shards():
             yield from (_unseen(batch, seen) for batch in _read_shard(shard, wanted))
-        for journal in self._journals():
-            batch = pa.RecordBatch.from_pylist(list(rows_of(journal)), schema=SCHEMA)
+        for batch in journals:
             yield _unseen(batch if wanted is None else batch.select(wanted), seen)
 
     def episodes(self) -> Iterator[Episode]:
@@ -128,14 +129,23 @@ class EpisodeWriter:
         self.ids = EpisodeStore(self.path, allow_empty=True).ids()
         self._name = uuid.uuid4().hex[:12]
         self._sequence = 0
-        self._journal = Journal(self.path / f".journal-{self._name}.jsonl")
+        self._journal = _new_journal(self.path / f".journal-{self._name}.jsonl")
         self._pending: list[dict[str, Any]] = []
 
     def add(self, episode: Episode) -> bool:
-        """Keep an episode; False if one with its id is there already."""
+        """Keep an episode; False if one with its id is there already.
+
+        Raises:
+            UserError: a number of it is out of a column's range.
+        """
         if episode.episode_id in self.ids:
             return False
         row = episode.to_row()
+        try:
+            pa.RecordBatch.from_pylist([row], schema=SCHEMA)
+        except (pa.ArrowException, OverflowError) as error:  # in the journal it would close the store to all
+            numbers = {name: row[name] for name in ("seed", "sample", "iteration")}
+            raise UserError(f"the episode of task {episode.task_id!r} with {numbers} cannot be stored in {self.path}: {error}") from error
         self._journal.append(row)
         self.ids.add(episode.episode_id)
         self._pending.append(row)
@@ -179,7 +189,7 @@ class EpisodeWriter:
             try:
                 journal = Journal(path)
             except OSError:
-                continue  # another writer is alive and holds it
+                continue  # another writer is alive and holds it, or has adopted it
             self._fold_in(path)
             journal.close(remove=True)
 
@@ -200,6 +210,22 @@ def _shards(folder: Path) -> list[Path]:
 
 def _journals(folder: Path) -> list[Path]:
     return sorted(folder.glob(".journal-*.jsonl"))
+
+
+def _new_journal(path: Path) -> Journal:
+    while True:
+        try:
+            return Journal(path)
+        except (BlockingIOError, FileNotFoundError):  # another writer took it, while nobody held it, for a dead one's, and removes it
+            time.sleep(0.01)
+
+
+def _read_journal(path: Path) -> pa.RecordBatch:
+    try:
+        rows = list(rows_of(path))
+    except FileNotFoundError:  # its writer has made a shard of it since
+        rows = []
+    return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
 
 def _unseen(batch: pa.RecordBatch, seen: set[str]) -> pa.RecordBatch:

@@ -5,6 +5,7 @@ Without `--prm.monitor_every` nothing is watched, without `--prm.update_every` t
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from . import online
@@ -20,8 +21,19 @@ def start(trainer: Any, checkpoint_states: dict[str, Any] | None) -> None:
     recall(trainer, checkpoint_states)
     online.resume(trainer, checkpoint_states)
     if trainer.args.prm.monitor_every:
-        states = checkpoint_states or {}
+        states = checkpoint_states if checkpoint_states is not None else {}
+        _forget_lost_best(trainer.args, states)
         trainer.experience_maker.watcher = Watcher(trainer.args, states.get(_STATE), states.get("global_step", 0))
+        trainer.experience_maker.resumed_from = states
+
+
+def _forget_lost_best(args: Any, states: dict[str, Any]) -> None:
+    """A kill while the host puts a better checkpoint in the best one's place leaves neither: the next evaluation is then the best so far."""
+    policy, best = Path(args.ckpt.path, "_actor"), (states.get(_STATE) or {}).get("best")
+    if best and policy.is_dir() and not (policy / best).is_dir():
+        run_logger().warning("the best checkpoint so far, %s, is gone; the next evaluation's is the best", best)
+        states[_STATE]["best"] = None
+        states.pop("best_eval_metric_value", None)
 
 
 def watcher_of(trainer: Any) -> Watcher | None:
@@ -57,7 +69,7 @@ def evaluates_first(args: Any, step: int) -> bool:
 def evaluate_first(trainer: Any, step: int) -> None:
     """Evaluate the policy that training starts from, or goes on from where the evaluation of that step was not kept with it.
 
-    The policy of step 0 is the best one so far, where the best is to be gone back to.
+    The policy of step 0 is the best one so far, where the best is to be gone back to; that of another step may be, as it would have been.
     """
     watcher = watcher_of(trainer)
     if watcher is None or not trainer.eval_dataloader or step % trainer.args.prm.monitor_every or not watcher.wants(step):
@@ -66,6 +78,10 @@ def evaluate_first(trainer: Any, step: int) -> None:
     logs = trainer.evaluate(step, **(trainer.generate_kwargs | own))
     if step == 0:
         keep_first(trainer, logs)
+    else:
+        states = dict(trainer.experience_maker.resumed_from)
+        keep(trainer, states)
+        trainer.save_best_checkpoint(logs, step, states)
 
 
 def keep_first(trainer: Any, logs: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..core.errors import StoppedError
 from ..data.episode import Status
 from ..data.layout import Span, turn_numbers
 from ..data.steps import Delimiters, split_steps
@@ -34,6 +35,8 @@ class Ending(IntEnum):
 
 REPLACED = "replaced_samples"
 """Logged beside the host's own sample metrics: samples thrown away with groups that broke, a sample kept."""
+
+_CRASHED_IN_A_ROW = 32  # prompts, at least: then the environment does not work any more
 
 BROKEN = torch.tensor([Ending.CONTEXT_OVERFLOW, Ending.ENV_ERROR, Ending.TIMEOUT])
 
@@ -127,6 +130,9 @@ def replace_broken(generator: Any, experiences: Sequence[Any], dataloader_iter: 
 
     Single samples that overflow the context stay as placeholders: another try would overflow again, and the others of their group are good.
     Empty in evaluation, with nothing broken, and when no prompt is left: the placeholders then stay and are left out of every statistic.
+
+    Raises:
+        StoppedError: the environment broke in so many prompts in a row that it does not work any more.
     """
     if not is_on(generator.args):
         return []
@@ -134,11 +140,18 @@ def replace_broken(generator: Any, experiences: Sequence[Any], dataloader_iter: 
     if dataloader_iter is not getattr(generator, "_eval_dataloader_iter", None):
         crashed = sum(int(e.ending[0]) in (Ending.ENV_ERROR, Ending.TIMEOUT) for e in experiences if e.ending is not None)
         broken = sum(is_broken(e) for e in experiences)
+        _stop_where_all_break(generator, bool(crashed))
         if crashed or broken == len(experiences):
             refs = _another_prompt(generator, f"{broken} of {len(experiences)} samples of a prompt broke", dataloader_iter, generate_kwargs)
     if refs:
         generator.replaced_samples = getattr(generator, "replaced_samples", 0) + len(experiences)
     return refs
+
+
+def _stop_where_all_break(generator: Any, crashed: bool) -> None:
+    generator.crashed_in_a_row = getattr(generator, "crashed_in_a_row", 0) + 1 if crashed else 0
+    if generator.crashed_in_a_row >= max(_CRASHED_IN_A_ROW, 2 * generator.args.rollout.batch_size):
+        raise StoppedError(f"the environment broke in each of the last {generator.crashed_in_a_row} prompts, after its retries")
 
 
 def note_replaced(generator: Any, experiences: Sequence[Any]) -> None:

@@ -165,8 +165,13 @@ class Watcher:
         file = Path(self.args.ckpt.output_dir) / FILE
         if file.is_file():
             rows = [line for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-            kept = [line + "\n" for line in rows if step and json.loads(line)["step"] <= step]
+            kept = [line + "\n" for line in rows if step and self._knows(json.loads(line), step)]
             write_whole(file, "".join(kept))
+
+    def _knows(self, row: dict[str, Any], step: int) -> bool:
+        """Whether a row was written before the checkpoint of this step, whose evaluation comes behind it."""
+        evaluated = row["kind"] == "held_out" or row.get("series") == "held_out"
+        return row["step"] < step or (row["step"] == step and not (evaluated and self.wants(step)))
 
     def _write(self, row: dict[str, Any]) -> None:
         folder = Path(self.args.ckpt.output_dir)

@@ -15,6 +15,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+_HELD_OPEN = 3.0  # seconds that more may come from what a stage has left behind
+
 
 def run_process(command: list[str], log: FileIO, on_line: Callable[[str], None], *, lock: int) -> tuple[int, list[str]]:
     """Run a command to its end, in a process group of its own.
@@ -72,18 +74,28 @@ def signals_like_ctrl_c() -> Iterator[None]:
 
 
 def _follow(process: subprocess.Popen[bytes], log: FileIO, on_line: Callable[[str], None]) -> list[str]:
-    """Copy the output to the log; the last lines of it. A progress bar's carriage returns count as line ends."""
+    """Copy the output to the log; the last lines of it. A progress bar's carriage returns count as line ends.
+
+    The output of a stage that has ended may be held open by what it has left behind, a server in a session of its own, say.
+    """
     tail: list[str] = []
     rest = b""
     assert process.stdout is not None
-    while chunk := os.read(process.stdout.fileno(), 1 << 16):
+    ended = 0.0  # when it was first seen to have, with nothing left to read
+    while True:
+        if not select.select([process.stdout], [], [], 0.5)[0]:
+            ended = (ended or time.monotonic()) if process.poll() is not None else 0.0
+            if ended and time.monotonic() - ended > _HELD_OPEN:
+                return tail
+            continue
+        if not (chunk := os.read(process.stdout.fileno(), 1 << 16)):
+            return tail
         log.write(chunk)
         *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
         for raw in lines:
             if text := raw.decode(errors="replace").strip():
                 tail = [*tail[-200:], text]
                 on_line(text)
-    return tail
 
 
 def _stop(process: subprocess.Popen[bytes], log: FileIO) -> None:

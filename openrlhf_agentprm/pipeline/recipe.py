@@ -35,10 +35,9 @@ from ..core.arguments import problems_of
 from ..core.errors import UserError, did_you_mean
 from .folders import recipes_folder
 from .repeat import expand
+from .shape import TOP, can_be_built, shape_problems
 
 Parsers = Mapping[str, Callable[[], argparse.ArgumentParser]]
-_TOP = ("name", "description", "run_dir", "seed", "vars", "shared", "stages")
-_STAGE = ("command", "launcher", "title", "output", "flags", "minutes", "processes")
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -104,10 +103,10 @@ def load_recipe(name_or_path: str, changes: Sequence[str], parsers: Parsers) -> 
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(source, dict):
-        raise UserError(f"{path} holds {type(source).__name__}; a recipe is a mapping with the keys {', '.join(_TOP)}")
+        raise UserError(f"{path} holds {type(source).__name__}; a recipe is a mapping with the keys {', '.join(TOP)}")
     repeated, problems = _change(source, changes)
-    problems += _shape_problems(source)
-    stages, more = _build(source, parsers) if _can_be_built(source) else ([], [])
+    problems += shape_problems(source)
+    stages, more = _build(source, parsers) if can_be_built(source) else ([], [])
     if problems := problems + more:
         raise UserError([f"{path}: {problem}" for problem in _once(problems, repeated)])
     return Recipe(
@@ -123,20 +122,25 @@ def _change(source: dict[str, Any], changes: Sequence[str]) -> tuple[dict[str, s
     """
     problems: list[str] = []
     of_stages: list[tuple[str, Any]] = []
+    variables = source["vars"] if isinstance(source.get("vars"), dict) else {}
     for change in changes:
         key, eq, text = change.partition("=")
         if not eq:
             problems.append(f"--set {change!r} is not KEY=VALUE")
             continue
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            problems.append(f"--set {change!r}: {text!r} is not valid YAML ({str(error).splitlines()[0]}); put quotes around a text")
+            continue
         first, _, rest = key.partition(".")
         if key in ("seed", "run_dir"):
             source[key] = value
-        elif first == "vars" and rest in (source.get("vars") or {}):
-            source["vars"][rest] = value
+        elif first == "vars" and rest in variables:
+            variables[rest] = value
         else:
             of_stages.append((key, value))
-    variables = list(source.get("vars") or {})
+    named = list(variables)
     repeated, found = expand(source)
     problems += found
     stages = source["stages"] if isinstance(source.get("stages"), dict) else {}
@@ -144,46 +148,26 @@ def _change(source: dict[str, Any], changes: Sequence[str]) -> tuple[dict[str, s
         first, _, rest = key.partition(".")
         meant = [name for name in stages if first in (name, repeated.get(name))] if rest else []
         for name in meant:
-            stages[name].setdefault("flags", {})[rest] = value
+            if isinstance(stages[name], dict) and isinstance(stages[name].get("flags") or {}, dict):  # else told with its shape
+                stages[name]["flags"] = (stages[name].get("flags") or {}) | {rest: value}
         if not meant:
-            known = ["seed", "run_dir", *[f"vars.{v}" for v in variables], *[f"{s}.FLAG" for s in stages]]
+            known = ["seed", "run_dir", *[f"vars.{v}" for v in named], *[f"{s}.FLAG" for s in stages]]
             problems.append(f"--set {key!r} names nothing in the recipe{did_you_mean(key, known)} (known: {', '.join(known)})")
     return repeated, problems
-
-
-def _shape_problems(source: dict[str, Any]) -> list[str]:
-    problems = [f"unknown key {key!r}{did_you_mean(key, _TOP)} (known: {', '.join(_TOP)})" for key in source if key not in _TOP]
-    problems += [f"the key {key!r} is missing" for key in ("name", "stages") if key not in source]
-    stages = source.get("stages")
-    if stages is not None and (not isinstance(stages, dict) or not stages):
-        return [*problems, "'stages' must map stage names to stages"]
-    for name, stage in (stages or {}).items():
-        if not isinstance(stage, dict):
-            problems.append(f"stage {name!r} must be a mapping with {', '.join(_STAGE)}")
-            continue
-        problems += [f"stage {name!r}: unknown key {key!r}{did_you_mean(key, _STAGE)}" for key in stage if key not in _STAGE]
-        problems += [f"stage {name!r}: the key 'command' is missing"] if "command" not in stage else []
-        if stage.get("launcher", "python") not in ("python", "deepspeed"):
-            problems.append(f"stage {name!r}: launcher is {stage['launcher']!r} (allowed: python, deepspeed)")
-    return problems
-
-
-def _can_be_built(source: dict[str, Any]) -> bool:
-    stages = source.get("stages")
-    if "name" not in source or not isinstance(stages, dict):
-        return False
-    return all(isinstance(s, dict) and "command" in s and isinstance(s.get("flags") or {}, dict) for s in stages.values())
 
 
 def _build(source: dict[str, Any], parsers: Parsers) -> tuple[list[Stage], list[str]]:
     run_dir = _run_dir(source)
     values: dict[str, Any] = {"seed": source.get("seed", 0), "run_dir": run_dir}
-    values |= {f"vars.{k}": v for k, v in (source.get("vars") or {}).items()}
     stages: list[Stage] = []
     problems: list[str] = []
+    for name, value in (source.get("vars") or {}).items():
+        wrong: list[str] = []
+        values[f"vars.{name}"] = _fill(value, values, [], wrong)
+        problems += [f"vars.{name}: {problem}" for problem in wrong]
     for name, entry in source["stages"].items():
         used: list[str] = []
-        wrong: list[str] = []
+        wrong = []
         flags = {key: _fill(value, values, used, wrong) for key, value in (entry.get("flags") or {}).items()}
         output = Path(run_dir) / str(entry.get("output", name))
         problems += [f"stage {name!r}: {problem}" for problem in wrong]

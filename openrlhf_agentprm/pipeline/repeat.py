@@ -40,6 +40,7 @@ def expand(source: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
     stages = source.get("stages")
     if not isinstance(stages, dict):
         return {}, []
+    variables = source["vars"] if isinstance(source.get("vars"), dict) else {}
     names: dict[str, str] = {}
     flat: dict[str, Any] = {}
     problems: list[str] = []
@@ -48,7 +49,7 @@ def expand(source: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
         if not (isinstance(entry, dict) and "repeat" in entry):
             flat[name] = _outside(entry, counts) if isinstance(entry, dict) else entry
             continue
-        found, count = _block_problems(name, entry, source.get("vars") or {})
+        found, count = _block_problems(name, entry, variables)
         problems += found
         for number in range(1, count + 1) if not found else ():
             made, wrong = _iteration(entry["stages"], entry.get("start") or {}, number)
@@ -59,7 +60,7 @@ def expand(source: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
     for entry in stages.values():
         used = _VARIABLE.fullmatch(str(entry.get("repeat"))) if isinstance(entry, dict) else None
         if used and f"${{vars.{used[1]}}}" not in str(flat):
-            (source.get("vars") or {}).pop(used[1], None)
+            variables.pop(used[1], None)
     source["stages"] = flat
     return names, problems
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ..agents.chat import ChatFormat
-from ..core.errors import UserError
+from ..core.errors import StoppedError, UserError
 from ..data.episode import Episode, Status
 from .builder import Assignment, EpisodeBuilder, Limits
 from .engine import Engine, Sampling
@@ -66,6 +66,28 @@ def play_episodes(
         UserError: the environment reports something that no retry can mend.
     """
     return _Loop(iter(assignments), pool, engine, chat, sampling, limits, max_retries, stats or Stats(), on_idle).run()
+
+
+def unless_all_break(episodes: Iterable[Episode], in_a_row: int) -> Iterator[Episode]:
+    """Episodes as they come; broken ones once one behind them did not break, or at the end.
+
+    Raises:
+        StoppedError: so many broke in a row, none of which is given out: their environment does not work any more.
+    """
+    held: list[Episode] = []
+    for episode in episodes:
+        if episode.status in _STATUS_OF.values():
+            held.append(episode)
+            if len(held) >= in_a_row:
+                raise StoppedError(
+                    f"the last {in_a_row} episodes broke, each after its retries, the last one by: {episode.error}; they are not stored, and "
+                    "the same command plays them when the environment works again"
+                )
+        else:
+            yield from held
+            held.clear()
+            yield episode
+    yield from held
 
 
 class _Loop:

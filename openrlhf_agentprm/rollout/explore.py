@@ -6,8 +6,10 @@ import argparse
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from ..core.argument_types import temperature
 from ..core.errors import UserError
 from ..data.episode import Episode, Status
 from .builder import Assignment
@@ -39,7 +41,7 @@ def add_explore_flags(parser: argparse.ArgumentParser) -> None:
     add("--collect.steer_share", type=float, default=0.5, help="share of the episodes that it is added to")
     add(
         "--collect.turn_temperatures",
-        type=float,
+        type=temperature,
         nargs="*",
         default=[],
         help="temperature of the first turn, the second, …; the last one stays",
@@ -69,8 +71,8 @@ def problems_of_exploration(collect: Any) -> list[str]:
         )
     if collect.turn_temperatures and collect.temperature != 1.0:
         found.append("--collect.temperature and --collect.turn_temperatures both say how hot actions are sampled; give one of them")
-    if any(not 0 <= t < float("inf") for t in collect.turn_temperatures):
-        found.append(f"--collect.turn_temperatures are {collect.turn_temperatures}; wanted numbers of 0 or more")
+    if collect.reset_store and Path(collect.reset_store).resolve() == Path(collect.output).resolve():
+        found.append("--collect.reset_store is --collect.output, whose episodes change while it is played; give a store of its own")
     if collect.demonstrator:
         names = [name for name in ("reset_store", "steer_text", "turn_temperatures") if getattr(collect, name)]
         found += [f"--collect.{name} is given, but a demonstrator plays, which samples nothing" for name in names]

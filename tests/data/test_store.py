@@ -1,6 +1,7 @@
 """The episode store: nothing lost and nothing twice, whatever dies; bad files named."""
 
 import errno
+import fcntl
 import os
 import random
 import resource
@@ -63,6 +64,47 @@ def test_a_live_writers_journal_is_read_and_left_alone(tmp_path):
     first.add(episode(2))
     first.close()
     assert len(EpisodeStore(tmp_path)) == 3
+
+
+def test_what_becomes_a_shard_while_a_store_is_read_is_not_missed(tmp_path):
+    writer = EpisodeWriter(tmp_path)
+    for n in range(2):
+        writer.add(episode(n))
+    writer.flush()
+    writer.add(episode(2))
+    rows = EpisodeStore(tmp_path).rows()
+    found = [next(rows)["task_id"]]
+    writer.add(episode(3))
+    writer.close()
+    found += [row["task_id"] for row in rows]
+    assert sorted(found) == ["t0", "t1", "t2"]
+
+
+def test_numbers_that_no_column_holds_are_refused_and_the_store_stays_open(tmp_path):
+    with EpisodeWriter(tmp_path) as writer:
+        writer.add(episode(0))
+        for wrong in ({"seed": 1 << 63}, {"iteration": 1 << 31}):
+            with pytest.raises(UserError, match=f"the episode of task 't1' with .*{list(wrong.values())[0]}.* cannot be stored in"):
+                writer.add(episode(1, **wrong))
+        writer.add(episode(1))
+    assert len(EpisodeStore(tmp_path)) == 2
+
+
+def test_a_new_journal_that_another_writer_took_for_a_dead_ones_is_made_again(tmp_path, monkeypatch):
+    lock, taken = fcntl.flock, []
+
+    def late(file, how):
+        if not taken:
+            taken.append(file)
+            (path,) = tmp_path.glob(".journal-*")
+            path.unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    writer = EpisodeWriter(tmp_path)
+    writer.add(episode(0))
+    assert taken and len(EpisodeStore(tmp_path)) == 1, "it is in a file that others see"
+    writer.close()
 
 
 WRITER = """

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from openrlhf_agentprm.core.errors import StoppedError
 from openrlhf_agentprm.host import spare_prompts
 from openrlhf_agentprm.host.turn_limits import ROLLOUT_VARIABLE, rollout_settings
 
@@ -93,6 +94,13 @@ def test_every_prompt_is_trained_on_once_a_pass(cluster, engine, prompts, genera
     given_up, began = cluster.get(engine.told.remote())
     assert given_up == sorted(set(given_up)) and given_up, "each rollout once at most"
     assert min(rollout for _, rollout in began) == 1
+
+
+def test_where_the_environment_breaks_in_every_prompt_the_run_ends(cluster, engine):
+    made = generator(engine, 3, 0)
+    made.prompts_dataloader = [(["d"], [BROKEN], [f"label {i}"], [None]) for i in range(60)]
+    with pytest.raises(StoppedError, match="the environment broke in each of the last 32 prompts, after its retries"):
+        made.generate_samples(max_len=64, max_new_tokens=8)
 
 
 def test_filtered_prompts_are_replaced_and_none_is_forgotten(cluster, engine):

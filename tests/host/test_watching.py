@@ -9,6 +9,7 @@ import torch
 
 from openrlhf_agentprm.core.batches import TurnBatch
 from openrlhf_agentprm.core.estimators.gae import turn_gae
+from openrlhf_agentprm.host import monitors
 from openrlhf_agentprm.host.advantage_flags import estimator_options, mute
 from openrlhf_agentprm.host.held_out import prompts_of
 from openrlhf_agentprm.host.samples import Ending
@@ -154,6 +155,58 @@ def test_an_evaluation_that_a_checkpoint_does_not_hold_is_wanted_again(tmp_path)
     for _ in range(5):
         watcher.see_evaluation(4, dict(logs))  # again and again, as after restarts
     assert not watcher.wants(4) and watcher.wants(6) and len(watcher.state["series"]["held_out"]["last"]) == 1
+
+
+def held_out(success):
+    given = dict(episodes=300.0, success=success, prm_reward=1.0, prm_reward_std=1.0, turns=4.0, turns_std=0.0)
+    return {f"monitor/{k}": v for k, v in given.items()}
+
+
+class Trainer:
+    """What the monitors ask of the host's trainer, with an evaluation behind every second step."""
+
+    def __init__(self, args, states):
+        self.args, self.eval_dataloader, self.generate_kwargs = args, [1], {}
+        self.experience_maker, self.saved = SimpleNamespace(turn_state={}, args=args), []
+        self.best_eval_metric_value = states.get("best_eval_metric_value", -1.0)
+        monitors.start(self, states)
+
+    def evaluate(self, step, **_):
+        logs = held_out(0.7)
+        monitors.evaluated(self, step, logs)
+        return logs
+
+    def save_best_checkpoint(self, logs, step, states):
+        self.saved.append((step, states["global_step"], states["agentprm_monitor"]["series"]["held_out"]["last"][-1]["step"]))
+
+
+def test_an_evaluation_that_a_kill_cut_short_is_made_up_for_and_may_be_the_best(tmp_path):
+    args = arguments(tmp_path / "out", "--ckpt.path", str(tmp_path / "state"), early_stop="best")
+    watcher = Watcher(args)
+    see(watcher, 2, 0.5)
+    kept = {"global_step": 2, "agentprm_monitor": json.loads(json.dumps(watcher.state))}
+    watcher.see_evaluation(2, held_out(0.6))  # behind the checkpoint: its row is written, the state is not
+    trainer = Trainer(args, kept)
+    rows = lambda: [(r["kind"], r["step"]) for r in map(json.loads, (tmp_path / "out" / FILE).read_text().splitlines())]  # noqa: E731
+    assert rows() == [("training", 2)]
+    monitors.evaluate_first(trainer, 2)
+    assert trainer.saved == [(2, 2, 2)] and rows() == [("training", 2), ("held_out", 2)]
+    monitors.evaluate_first(trainer, 2)
+    assert len(trainer.saved) == 1, "once"
+
+
+def test_a_best_checkpoint_that_is_gone_is_not_gone_back_to(tmp_path):
+    args = arguments(tmp_path / "out", "--ckpt.path", str(tmp_path / "state"), early_stop="best")
+    watcher = Watcher(args)
+    watcher.state["best"] = "best_global_step2"
+    for made, kept in (("_actor/best_global_step2", True), ("_actor/global_step4", False)):
+        states = {"global_step": 4, "best_eval_metric_value": 0.9, "agentprm_monitor": json.loads(json.dumps(watcher.state))}
+        folder = tmp_path / "state" / made
+        folder.mkdir(parents=True)
+        trainer = Trainer(args, states)
+        assert monitors.watcher_of(trainer).state["best"] == ("best_global_step2" if kept else None)
+        assert ("best_eval_metric_value" in states) == kept, "else no later one would be saved as the best"
+        folder.rmdir()
 
 
 def test_scores_are_compared_with_those_of_the_prms_record(tmp_path, caplog):

@@ -97,6 +97,17 @@ stages:
 """
 
 
+WRONG_KINDS = {
+    "vars: [a]": "vars is ['a']; wanted names and values",
+    "seed: x": "seed is 'x'; wanted a whole number of 0 or more",
+    "vars: {d: '${stages.a}/e'}": "vars.d: ${stages.a} is not defined here",
+    "name: x\nstages: {a: {command: [a]}}": "stage 'a': command is ['a']; wanted the name of a command",
+    "name: x\nstages: {a: 3}": "stage 'a' must be a mapping with command, launcher",
+    "name: x\nstages: {a: {command: report, minutes: five, processes: 0}}": "processes is 0; wanted a whole number of 1 or more",
+    "name: x\nstages: {a: {command: report, flags: [x]}}": "flags is ['x']; wanted flags and their values",
+}
+
+
 def test_a_recipe_with_several_mistakes_tells_them_all(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text(BROKEN)
@@ -106,7 +117,7 @@ def test_a_recipe_with_several_mistakes_tells_them_all(tmp_path):
     for text in (
         "unknown key 'sed'; did you mean 'seed'?",
         "stage 'two': unknown key 'lancher'; did you mean 'launcher'?",
-        "launcher is 'slurm'",
+        "launcher is 'slurm'; wanted python or deepspeed",
         "stage 'one': unknown command 'colect'; did you mean 'collect'?",
         "stage 'two': unknown flag --env.nme; did you mean '--env.name'?",
         "stage 'two': --env.max_turns is 'many'; wanted a whole number of 1 or more",
@@ -118,6 +129,15 @@ def test_a_recipe_with_several_mistakes_tells_them_all(tmp_path):
         assert text in told, told
     done = here("run", path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("error: ") >= 10
+    for text, told in WRONG_KINDS.items():
+        path.write_text(text if "stages:" in text else f"name: x\nstages: {{a: {{command: report}}}}\n{text}")
+        done = here("run", path, "--dry-run")
+        assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr, (text, done.stderr)
+    path.write_text("name: x\nstages: {a: {command: report, flags: }}")
+    for change in ("a.x=[1", "a.x=@file", "a.x=note: a: b"):
+        done = here("run", path, "--dry-run", "--set", change)
+        assert done.returncode == 2 and "is not valid YAML" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert "unknown flag --nothing" in here("run", path, "--dry-run", "--set", "a.nothing=1").stderr
     path.write_text("stages: [a")
     assert "is not valid YAML" in here("run", path).stderr
     assert "no recipe 'quickstrat'; did you mean 'quickstart'?" in here("run", "quickstrat").stderr

@@ -15,7 +15,7 @@ from small import kinds, small_recipe
 
 from openrlhf_agentprm.cli.run import parsers
 from openrlhf_agentprm.core.errors import UserError
-from openrlhf_agentprm.pipeline.process import signals_like_ctrl_c
+from openrlhf_agentprm.pipeline.process import run_process, signals_like_ctrl_c
 from openrlhf_agentprm.pipeline.recipe import load_recipe
 from openrlhf_agentprm.pipeline.run import run_recipe
 
@@ -54,6 +54,15 @@ def start(path, *sets):
     """`agentprm run`, left to itself."""
     line = [sys.executable, "-m", "openrlhf_agentprm.cli.main", "run", str(path), *sets]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_what_a_stage_leaves_behind_with_its_output_open_is_not_waited_for(tmp_path):
+    left = "import subprocess; print('done', subprocess.Popen(['sleep', '120'], start_new_session=True).pid, flush=True)"
+    told, began = [], time.monotonic()
+    with (tmp_path / "log").open("wb", buffering=0) as log, (tmp_path / "lock").open("w") as lock:
+        code, tail = run_process([sys.executable, "-c", left], log, told.append, lock=lock.fileno())
+    assert code == 0 and tail == told and time.monotonic() - began < 100
+    os.kill(int(told[0].split()[1]), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError, SystemExit])

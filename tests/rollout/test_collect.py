@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from launching import module
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
+from openrlhf_agentprm.core.errors import StoppedError
 from openrlhf_agentprm.data.episode import Status, problems_of
 from openrlhf_agentprm.data.store import EpisodeStore
 from openrlhf_agentprm.host.engine import VLLMEngine
 from openrlhf_agentprm.rollout.builder import Assignment, Limits
-from openrlhf_agentprm.rollout.collect import Stats, play_episodes
+from openrlhf_agentprm.rollout.collect import Stats, play_episodes, unless_all_break
 from openrlhf_agentprm.rollout.engine import Sampling
 from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
 
@@ -101,6 +103,29 @@ def test_a_tenth_that_raises_hangs_or_exits_costs_nothing_else(engine, bpe_polic
         else:
             assert episode.status.has_outcome
     assert stats.retries == 6 and stats.statuses["env_error"] == 4 and stats.statuses["timeout"] == 2
+
+
+def test_where_every_episode_breaks_the_collection_stops_and_stores_none_of_them():
+    told = "the last 3 episodes broke, each after its retries, the last one by: gone; they are not stored"
+    fine, broken = SimpleNamespace(status=Status.FAILURE), SimpleNamespace(status=Status.ENV_ERROR, error="gone")
+    late = SimpleNamespace(status=Status.TIMEOUT, error="late")
+    assert list(unless_all_break([broken, late, fine, broken, broken], 3)) == [broken, late, fine, broken, broken]
+    kept = []
+    with pytest.raises(StoppedError, match=told):
+        kept.extend(unless_all_break(iter([broken, fine, broken, late, broken, fine]), 3))
+    assert kept == [broken, fine], "what was held behind them is not given out"
+
+
+def test_a_server_that_is_gone_ends_the_collection_and_the_same_command_plays_what_it_lacks(tiny, tmp_path):
+    line = [
+        "--env.name", "thirdparty_faulty", "--env.args", '{"where": "everywhere"}', "--env.num_tasks", 100, "--env.num_workers", 4,
+        "--env.max_turns", 2, "--policy.model_name_or_path", tiny, "--data.max_len", 128, "--collect.output", tmp_path / "store",
+        "--collect.n_samples_per_task", 1, "--collect.demonstrator", "careless",
+    ]  # fmt: skip
+    done = module("collect", *line, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "the last 32 episodes broke, each after its retries, the last one by: ConnectionError: the server is gone" in done.stderr
+    assert len(EpisodeStore(tmp_path / "store", allow_empty=True)) == 0
 
 
 def test_an_episode_that_does_not_fit_is_told_apart(engine, bpe_policy):

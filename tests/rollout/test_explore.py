@@ -75,7 +75,7 @@ def test_the_distance_grows_backwards_with_the_iterations(count_store, setting, 
 def test_wrong_flags_are_told_at_once(tiny, count_store, tmp_path):
     line = ["--env.name", "thirdparty_count", "--policy.model_name_or_path", tiny, "--collect.output", tmp_path / "out"]
     wrong = [
-        "--collect.reset_share", 2, "--collect.steer_share", 0.1, "--collect.turn_temperatures", 1.5, -1, "--collect.temperature", 0.7,
+        "--collect.reset_share", 2, "--collect.steer_share", 0.1, "--collect.turn_temperatures", 1.5, "--collect.temperature", 0.7,
         "--collect.demonstrator", "expert", "--collect.reset_back", 0,
     ]  # fmt: skip
     done = here("collect", *line, *wrong)
@@ -85,10 +85,18 @@ def test_wrong_flags_are_told_at_once(tiny, count_store, tmp_path):
         "--collect.steer_share is given without --collect.steer_text",
         "--collect.reset_* is given without --collect.reset_store",
         "both say how hot actions are sampled",
-        "wanted numbers of 0 or more",
         "a demonstrator plays, which samples nothing",
     ):
         assert text in done.stderr, text
+    same = ["--collect.reset_store", tmp_path / "x/../out", "--collect.temperature", 2.5, "--collect.top_p", 0, "--collect.seed", -1]
+    done = here("collect", *line, *same, "--collect.turn_temperatures", -1, "--collect.iteration", 1 << 31)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    for flag, allowed in {
+        "temperature": "0 to 2 is allowed", "top_p": "more than 0 is allowed, and at most 1", "seed": "0 to 4294967295 is allowed",
+        "turn_temperatures": "0 to 2 is allowed", "iteration": "0 to 2147483647 is allowed",
+    }.items():  # fmt: skip
+        assert any(f"--collect.{flag}" in problem and allowed in problem for problem in done.stderr.splitlines()), (flag, done.stderr)
+    assert "--collect.reset_store is --collect.output" in here("collect", *line, *same[:2]).stderr
 
 
 class Recorder:

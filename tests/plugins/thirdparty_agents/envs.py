@@ -65,7 +65,7 @@ def break_by(kind):
 
 
 class Faulty(Count):
-    """Every tenth task raises, hangs or exits in its first step, or in its reset, every time it is played."""
+    """Every tenth task raises, hangs or exits in its first step, or in its reset, every time it is played; or no reset works."""
 
     def __init__(self, where="step"):
         self.where = where
@@ -76,6 +76,8 @@ class Faulty(Count):
 
     def reset(self, *, seed=None, options=None):
         answer = super().reset(seed=seed, options=options)
+        if self.where == "everywhere":
+            raise ConnectionError("the server is gone")
         if self.where == "reset":
             break_by(self.fault())
         return answer

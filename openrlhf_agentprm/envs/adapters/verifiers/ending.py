@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -37,13 +38,20 @@ class Ending:
 
 def end_dropped() -> None:
     """End those that were dropped; what goes wrong in that is none of the caller's business."""
-    while _dropped:
-        if end := _to_do.pop(_dropped.popleft(), None):
+    while True:
+        try:
+            number = _dropped.popleft()
+        except IndexError:  # all is done, by another thread perhaps
+            return
+        if end := _to_do.pop(number, None):
             with contextlib.suppress(Exception):
                 end()
 
 
-@atexit.register
 def _end_all() -> None:
-    _dropped.extend(_to_do)
+    _dropped.extend(list(_to_do))
     end_dropped()
+
+
+# An end may need a thread, which the interpreter has none of any more when it comes to `atexit`.
+getattr(threading, "_register_atexit", atexit.register)(_end_all)
