@@ -21,7 +21,7 @@ from typing import Any
 
 from ..core.cache import cache_folder
 from ..core.errors import UserError
-from .cpu import MODE_VARIABLE, has_cuda
+from .cpu import MODE_VARIABLE, has_cuda, look_for_garbage_less_often
 from .numa import provide_libnuma
 from .orphans import end_with_parent
 from .patches import Series, load_series, supported_versions
@@ -58,6 +58,7 @@ def activate(mode: str | None = None) -> None:
     finder.check_all()
     if "cpu" in finder.kinds:
         provide_libnuma()
+        look_for_garbage_less_often()
     sys.meta_path.insert(0, finder)
     os.environ[MODE_VARIABLE] = mode
     _finder = finder

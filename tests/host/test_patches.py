@@ -149,16 +149,21 @@ def test_a_command_line_without_a_flag_for_it_asks_for_nothing_that_needs_cuda(m
     parsers._parser_code.cache_clear()
 
 
-def test_cpu_settings_are_not_touched_where_there_is_a_gpu():
-    code = """
-import os
+@pytest.mark.parametrize(("cuda", "before", "after"), [(True, 700, 700), (False, 700, 10_000), (False, 0, 0), (False, 50_000, 50_000)])
+def test_cpu_settings_are_not_touched_where_there_is_a_gpu(cuda, before, after):
+    code = f"""
+import gc, os
 from openrlhf_agentprm.host import cpu
-cpu.has_cuda = lambda: True
+cpu.has_cuda = lambda: {cuda}
+for name in cpu.CPU_ENVIRONMENT:
+    os.environ.pop(name, None)
 before = dict(os.environ)
+gc.set_threshold({before}, 10, 10)
 cpu.prepare_environment()
-print({k for k in cpu.CPU_ENVIRONMENT if os.environ.get(k) != before.get(k)})
+print(len({{k for k in cpu.CPU_ENVIRONMENT if os.environ.get(k) != before.get(k)}}), *gc.get_threshold())
 """
-    assert python(code)[1].strip() == "set()"
+    changed, *threshold = python(code)[1].split()
+    assert (changed == "0") == cuda and threshold == [str(after), "10", "10"]
 
 
 def test_the_critic_trains_on_the_value_mask_where_there_is_one():
