@@ -155,7 +155,7 @@ def _reaches(episode: Episode, min_outcome: float | None, *, ranks: bool) -> boo
     """Whether its outcome is enough; where the outcome ranks, and nothing is asked for, 0 is not."""
     if min_outcome is None:
         return episode.outcome > 0 or not ranks
-    return episode.outcome >= min_outcome
+    return episode.reaches(min_outcome)
 
 
 def _start(episode: Episode) -> tuple[str, str, str]:

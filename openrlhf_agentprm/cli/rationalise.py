@@ -78,7 +78,7 @@ def write(args: Any, template: str) -> dict[str, Any]:
     def id_of(e: Any) -> str:
         return episode_id(e.env, e.task_id, e.seed, e.sample, e.policy_digest, e.sampling | how, e.iteration)
 
-    chosen = [e for e in EpisodeStore(args.data.dataset).episodes() if e.status.has_outcome and e.outcome >= args.data.min_outcome]
+    chosen = [e for e in EpisodeStore(args.data.dataset).episodes() if e.status.has_outcome and e.reaches(args.data.min_outcome)]
     if not chosen:
         raise UserError(f"no episode of {args.data.dataset} has an outcome of {args.data.min_outcome:g} or more; lower --data.min_outcome")
     told, started = Told(), time.monotonic()

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
 
 class Status(str, Enum):
     """How an episode ended."""
@@ -68,6 +70,10 @@ class Episode:
         self.status = Status(self.status)
         if not self.episode_id:
             self.episode_id = episode_id(self.env, self.task_id, self.seed, self.sample, self.policy_digest, self.sampling, self.iteration)
+
+    def reaches(self, outcome: float) -> bool:
+        """Whether its outcome is at least this, in the float32 in which stores keep outcomes: 0.7 of a store is a little less than 0.7."""
+        return self.outcome >= float(np.float32(outcome))
 
     def to_row(self) -> dict[str, Any]:
         """A JSON-safe row of the Parquet schema."""

@@ -163,7 +163,7 @@ class EpisodeDataset:
         self.pretrain_mode = pretrain_mode
         with_outcome = [e for e in rows.episodes if e.status.has_outcome]
         self.turns = read_selection(selection) if selection else None
-        wanted = [e for e in with_outcome if min_outcome is None or e.outcome >= min_outcome]
+        wanted = [e for e in with_outcome if min_outcome is None or e.reaches(min_outcome)]
         wanted = wanted if self.turns is None else [e for e in wanted if e.episode_id in self.turns]
         problems = [problem for episode in wanted for problem in problems_of(episode)]
         if problems:

@@ -63,9 +63,14 @@ def turn_batch(args: Any, experiences: Experiences) -> TurnBatch:
 def _turn_rewards(
     args: Any, experiences: Experiences, mask_BK: torch.Tensor, turn_ids_BT: torch.Tensor, outcome_B: torch.Tensor
 ) -> torch.Tensor:
-    """The outcome at the last turn, or each turn's own reward from the environment."""
+    """The outcome at the last turn, or each turn's own reward from the environment.
+
+    Where the PRM's Q stands behind an episode that a limit cut, its outcome gives way, as in the labels: it stands there because nothing followed.
+    """
     if args.algo.advantage.reward == "environment":
         return sum_by_turn(stack([e.turn_rewards for e in experiences], 0.0), turn_ids_BT, mask_BK)
+    if args.algo.advantage.bootstrap_enable:
+        outcome_B = torch.where(torch.cat([e.ending for e in experiences]) == Ending.TRUNCATED, 0.0, outcome_B)
     return torch.where(last_valid(mask_BK), outcome_B[:, None], 0.0)
 
 

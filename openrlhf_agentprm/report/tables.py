@@ -77,7 +77,7 @@ def status_rows(found: Artifacts) -> list[StatusRow]:
     rows = [StatusRow(c.stage.label, _about(c), c.statuses, c.success, c.finished) for c in found.collected]
     for trained in found.ppo:
         counts = {s.value: round(sum(v for _, v in trained.scalars.get(f"train/status/{s.value}", []))) for s in Status}
-        steps = len(next(iter(trained.scalars.values())))
+        steps = max((len(points) for tag, points in trained.scalars.items() if tag.startswith("train/")), default=0)
         about = f"training rollouts of {steps} step{'s' if steps != 1 else ''}"
         kept = {name: count for name, count in counts.items() if count}
         if kept:

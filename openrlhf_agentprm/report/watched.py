@@ -27,7 +27,10 @@ def read_monitor(run: RunFolder, stage: Stage) -> Watched | None:
     if not path.is_file():
         return None
     found = Watched(stage)
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if len(lines) > 1 and not lines[-1].endswith("}"):  # what a full disk has left of a row
+        lines.pop()
+    for line in lines:
         row = json.loads(line)
         if row["kind"] == "alarm":
             found.alarms = [alarm for alarm in found.alarms if alarm["step"] < row["step"]] + [row]

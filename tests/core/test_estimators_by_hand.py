@@ -4,6 +4,7 @@ import pytest
 import torch
 from two_episodes import NAN, advantages, batch, of_tokens, tokens
 
+from openrlhf_agentprm.core.batches import TurnBatch
 from openrlhf_agentprm.core.estimators.gae import bi_level, turn_gae
 from openrlhf_agentprm.core.estimators.outcome import implicit, outcome
 from openrlhf_agentprm.core.estimators.returns import clip, clip_delta, delta, min_form, potential, promise, spa
@@ -67,6 +68,18 @@ def test_pav_with_the_best_of_four_and_with_another_prover():
     judged = batch(prover_q_BK=torch.tensor([[0.3, 0.4], [0.1, NAN]]), prover_v_BK=torch.tensor([[0.1, 0.3], [0.2, NAN]]))
     assert advantages(pav(judged, alpha=2.0, base="prm", whiten="none")) == near((0.1 + 0.4, 0.3 + 0.2, -0.2 - 0.2), abs=1e-6)
     assert advantages(pav(judged, alpha=0.0, whiten="none")) == near((0.5, 0.5, -0.5), abs=1e-6)
+
+
+@pytest.mark.parametrize("outcome", [0.1, 0.3, 0.7, 0.9])
+@pytest.mark.parametrize("samples", [8, 16])
+def test_gigpo_of_equal_graded_outcomes_is_zero(outcome, samples):
+    equal = TurnBatch(
+        rewards_BK=torch.full((samples, 1), outcome), mask_BK=torch.ones(samples, 1, dtype=torch.bool),
+        turn_ids_BT=torch.zeros(samples, 1, dtype=torch.long), action_mask_BT=torch.ones(samples, 1, dtype=torch.bool),
+        outcome_B=torch.full((samples,), outcome), group_B=torch.zeros(samples, dtype=torch.long), sample_B=torch.arange(samples),
+        state_key_BK=torch.zeros(samples, 1, dtype=torch.long),
+    )  # fmt: skip
+    assert not gigpo(equal, whiten="none").advantages_BT.any()
 
 
 def test_gigpo_compares_turns_that_begin_in_one_state():

@@ -41,6 +41,13 @@ def test_round_trip_and_datasets(tmp_path):
     assert len(loaded) == 3 and loaded[0]["turns"][1]["observation"] == "see ✓" and loaded[0]["token_ids"] == [1, 2, 3, 4, 5]
 
 
+def test_an_outcome_is_reached_in_the_numbers_that_stores_keep(tmp_path):
+    with EpisodeWriter(tmp_path) as writer:
+        writer.add(episode(0, outcome=0.7))
+    (kept,) = EpisodeStore(tmp_path).episodes()
+    assert kept.outcome < 0.7 and kept.reaches(0.7) and not kept.reaches(0.70001) and episode(0, outcome=0.7).reaches(0.7)
+
+
 def test_identity():
     base = dict(env="e", task_id="t", seed=0, sample=0, policy_digest="d", sampling={"temperature": 1.0})
     one = episode_id(**base)

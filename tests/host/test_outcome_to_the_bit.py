@@ -159,3 +159,16 @@ def test_a_new_state_is_paid_where_the_host_makes_the_batch(host):
     plain, paid = (turn_batch(arguments("turn_gae", novelty_coef=c), [one]) for c in (0.0, 0.5))
     assert plain.state_key_BK is None and plain.rewards_BK.tolist() == [[0, 0, 1], [0, 0, 0]]
     torch.testing.assert_close(paid.rewards_BK - plain.rewards_BK, torch.tensor([[0.5 * 0.5**0.5, 0.5, 0.0]] * 2))
+
+
+def test_a_graded_outcome_at_a_limit_gives_way_to_the_prms_score_behind_it(host):
+    from openrlhf_agentprm.host.turn_batches import turn_batch
+
+    (one,) = experiences(host, [0, 1], 2, 60)
+    one.turn_numbers = torch.tensor([[0, 1, 0, 2], [0, 1, 0, 2]])
+    one.sequences, one.action_mask = torch.ones(2, 5, dtype=torch.long), (one.turn_numbers > 0).long()
+    one.kl, one.turn_valid, one.prm_scores = torch.zeros(2, 4), torch.ones(2, 4), {}
+    one.rewards, one.ending = torch.tensor([0.6, 0.6]), torch.tensor([int(Ending.TRUNCATED), int(Ending.FAILURE)])
+    for bootstrap, kept in ((False, 0.6), (True, 0.0)):
+        found = turn_batch(arguments("turn_gae", values="prm", bootstrap_enable=bootstrap), [one]).rewards_BK
+        torch.testing.assert_close(found, torch.tensor([[0.0, kept], [0.0, 0.6]]))

@@ -54,6 +54,13 @@ def test_a_quiet_run_says_so_and_an_unwatched_one_has_no_section(run):
     assert 'id="monitors"' in build_report(run).read_text()
 
 
+def test_a_row_that_was_cut_short_hides_none_of_the_others(run):
+    write(run, [row(1), row(2), ALARM])
+    with (run / "ppo_prm/monitor.jsonl").open("a") as file:
+        file.write('{"kind": "training", "step": 3, "succ')
+    assert sorted(watched(run).training) == [1, 2] and len(watched(run).alarms) == 1
+
+
 def test_a_torn_file_is_named(run):
     (run / "ppo_prm/monitor.jsonl").write_text('{"kind": "training", "st')
     assert "PPO run ppo_prm: what it wrote cannot be read" in build_report(run).read_text()

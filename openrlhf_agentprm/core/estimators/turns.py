@@ -102,7 +102,9 @@ def gigpo(
     """
     baseline = "group_norm" if divide_by_std else "reinforce_baseline"
     outcome_B, group_B = needed(batch.outcome_B, "outcome_B").float(), needed(batch.group_B, "group_B")
-    episode_B = relative_outcome(outcome_B, batch.mask_BK.any(1), group_B, batch.sample_B, baseline)
+    kept_B = batch.mask_BK.any(1)
+    # In float64, where the mean of equal outcomes is the outcome: a rounding error divided by its own spread would be an advantage.
+    episode_B = relative_outcome(outcome_B.double(), kept_B, group_B, batch.sample_B, baseline).float()
     rewards_BK, metrics = torch.where(batch.mask_BK, batch.rewards_BK, 0.0).float(), {}
     if process_reward != "none":
         p_BK = shaping(process_rewards.of_scores(batch, process_reward, gamma=gamma, **(process_options or {})), batch)

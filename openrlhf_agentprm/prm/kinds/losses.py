@@ -34,12 +34,25 @@ def regression_problems(args: Any) -> list[str]:
     """What is wrong with the flags of a regression on labels; kinds whose heads are trained so call it too."""
     if args.loss.kind not in ("mse", "soft_bce"):
         return [f"--loss.kind {args.loss.kind} is of --prm.name scalar; --prm.name {args.prm.name} takes mse or soft_bce"]
+    if wrong := _wrong_numbers(args):
+        return wrong
     if args.loss.value_coef <= 0 and (args.label.name == "td_qv" or args.label.values == "state"):
         return [
             f"--loss.value_coef {args.loss.value_coef:g} trains no V, which --label.name {args.label.name} with --label.values "
             f"{args.label.values} reads"
         ]
     return []
+
+
+def _wrong_numbers(args: Any) -> list[str]:
+    shares = {"--label.gamma": args.label.gamma, "--label.lambd": args.label.lambd}
+    weights = {"--loss.beta": args.loss.beta, "--loss.value_coef": args.loss.value_coef}
+    found = [f"{flag} is {value:g}; wanted a number from 0 to 1" for flag, value in shares.items() if not 0 <= value <= 1]
+    return found + [
+        f"{flag} is {value:g}; wanted a number of 0 or more"
+        for flag, value in weights.items()
+        if value is not None and not 0 <= value < float("inf")
+    ]
 
 
 def regression_recorded(args: Any) -> dict[str, Any]:
