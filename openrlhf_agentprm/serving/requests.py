@@ -14,6 +14,7 @@ from ..data.steps import Delimiters, split_steps
 
 _TOLD = 10  # problems of one request that are told
 _FORMS = ("token_ids", "text", "messages")
+_CHARACTERS_A_TOKEN = 64  # more than text has in any tokenizer, but for runs of blanks
 
 
 class RequestError(Exception):
@@ -128,6 +129,7 @@ class Reader:
     def _query(self, index: int, text: Any, prompt: Any) -> Item:
         if not isinstance(text, str) or not text:
             raise RequestError(422, f"it is {_brief(text)}; wanted a text")
+        self._check_length([text])
         tokens = self._encode(text)
         before = _common(tokens, self._encode(prompt)) if isinstance(prompt, str) and prompt and text.startswith(prompt) else 0
         start = before if 1 <= before < len(tokens) else len(tokens) - 1
@@ -175,6 +177,7 @@ class Reader:
         """Texts in turn, what was seen and what was done, each encoded by itself."""
         if not isinstance(pieces, list) or len(pieces) < 2 or len(pieces) % 2 or not all(isinstance(p, str) and p for p in pieces):
             raise RequestError(422, f'"text" is {_brief(pieces)}; wanted a list of texts: observation, action, observation, action, …')
+        self._check_length(pieces)
         tokens: list[int] = []
         spans = []
         for number, piece in enumerate(pieces):
@@ -191,6 +194,7 @@ class Reader:
         )
         if not well:
             raise RequestError(422, f'"messages" is {_brief(messages)}; wanted a list of {{"role": …, "content": text}}')
+        self._check_length([message["content"] for message in messages])
         for message in messages:
             _check_text(message["content"])
         system = messages[0]["content"] if messages and messages[0]["role"] == "system" else ""
@@ -212,6 +216,14 @@ class Reader:
                 self._chats.clear()
             self._chats[system] = ChatFormat(self.tokenizer, system_prompt=system, history="as_sampled")
         return self._chats[system]
+
+    def _check_length(self, texts: Sequence[str]) -> None:
+        """Before they are encoded, which takes a second for a megabyte, and nobody else's are meanwhile."""
+        length, most = sum(map(len, texts)), _CHARACTERS_A_TOKEN * self.limits.tokens
+        if length > most:
+            raise RequestError(
+                422, f"it has {length} characters; at most {most} are read, since at most {self.limits.tokens} tokens are taken"
+            )
 
     def _encode(self, text: str) -> list[int]:
         _check_text(text)

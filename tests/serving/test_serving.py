@@ -152,6 +152,14 @@ def test_the_hosts_own_client_reads_the_rewards(url, checkpoint):
             "half of a surrogate pair",
         ),
         ("get_reward", {"query": ["\ud800"]}, 422, "half of a surrogate pair"),
+        ("get_reward", {"query": ["up " * 1366]}, 422, "it has 4098 characters; at most 4096 are read, since at most 64 tokens are taken"),
+        ("score_episodes", {"episodes": [{"text": ["a" * 4000, "b" * 97]}]}, 422, "it has 4097 characters; at most 4096 are read"),
+        (
+            "score_episodes",
+            {"episodes": [{"messages": [{"role": r, "content": "a" * 2049} for r in ("user", "assistant")]}]},
+            422,
+            "it has 4098 characters; at most 4096 are read",
+        ),
         ("nowhere", {}, 404, "POST /nowhere is not here"),
     ],
 )
