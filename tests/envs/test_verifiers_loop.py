@@ -6,6 +6,8 @@ import gc
 import http.server
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -123,6 +125,24 @@ def test_a_collection_within_a_running_loop_and_under_its_locks_ends_nothing(clo
         assert env is None and closed == ["rollout", "rubric"], "of the one that was played"
     other.reset()
     assert closed == ["rollout", "rubric"] * 2 + ["guessing"]
+
+
+def test_one_that_is_still_open_is_ended_with_its_process_while_there_are_threads():
+    code = """
+import asyncio
+from openrlhf_agentprm.envs.adapters.verifiers.ending import Ending
+
+class Owner:
+    pass
+
+async def told():
+    print(await asyncio.to_thread(lambda: "ended in a thread"))
+
+owner = Owner()
+ending = Ending(owner, lambda: asyncio.run(told()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "ended in a thread\n"), done.stderr
 
 
 @pytest.mark.usefixtures("no_collector")

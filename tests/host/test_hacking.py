@@ -23,8 +23,9 @@ def learnt(tiny, count_store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def summed(learnt, tmp_path_factory):
-    """The rows of a run that is paid the sum."""
-    return gamed(learnt, tmp_path_factory.mktemp("sum"), *PAYS["sum"], *SLOW, "--prm.monitor_every", 1, steps=STEPS)[0]
+    """The rows of a run that is paid the sum; the same curve each time, as few batches lie between the alarm and a fall by ten points."""
+    watched = ["--prm.monitor_every", 1, "--train.full_determinism_enable"]
+    return gamed(learnt, tmp_path_factory.mktemp("sum"), *PAYS["sum"], *SLOW, *watched, steps=STEPS)[0]
 
 
 def test_the_alarm_rings_before_success_has_fallen_by_ten_points(summed):
@@ -33,7 +34,7 @@ def test_the_alarm_rings_before_success_has_fallen_by_ten_points(summed):
     assert len(told) == STEPS and end < start - 0.1, f"it is gamed: {told}"
     assert len(summed["alarm"]) == 1, told
     rang = summed["alarm"][0]["step"]
-    assert success(summed, rang - 1) > start - 0.1, f"of the last three batches when it rings, at step {rang}: {told}"
+    assert success(summed, rang) > start - 0.1, (rang, told)
     first, last = summed["training"][0], summed["training"][-1]
     assert last["prm_reward"] > first["prm_reward"] + 1 and last["repeated_actions"] > 2 * first["repeated_actions"] and last["gap"] > 2
     assert last["promise_drift"] > 0.2 > first["promise_drift"] and last["turns_drift"] > 1 and last["valid_actions"] > 0.5

@@ -1,6 +1,7 @@
 """The steps behind the page: differences and their intervals, merged curves, chosen episodes and their scores."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from openrlhf_agentprm.report.curves import read_scalars, smooth
 from openrlhf_agentprm.report.headlines import headlines, points
 from openrlhf_agentprm.report.load import flags_of
 from openrlhf_agentprm.report.plots import Chart, Series, svg
-from openrlhf_agentprm.report.tables import duration
+from openrlhf_agentprm.report.tables import duration, status_rows
 from openrlhf_agentprm.report.trajectories import choose, turn_scores
 
 
@@ -39,6 +40,14 @@ def test_differences_of_separate_intervals():
     alone = gain(Estimate(0.4, None, None), Estimate(0.5, 0.4, 0.6))
     assert alone.verdict == "unknown" and points(alone) == "−10.0 points"
     assert of_entry({"mean": None, "low": None, "high": None}) is None
+
+
+def test_the_steps_of_a_rollout_are_those_that_were_trained_not_those_of_evaluations():
+    points = [(float(step), 3.0) for step in range(1, 101)]
+    scalars = {"eval/monitor/success": points[:2], "train/kl": points, "train/status/success": points}
+    ppo = SimpleNamespace(scalars=scalars, stage=SimpleNamespace(label="ppo", state="done"))
+    (row,) = status_rows(SimpleNamespace(collected=[], ppo=[ppo]))
+    assert (row.about, row.total) == ("training rollouts of 100 steps", 300)
 
 
 def test_a_winning_baseline_is_said_first():

@@ -6,6 +6,7 @@ A garbage collection comes anywhere: within a loop that runs, or under a lock th
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # registered before us, it gives its threads up behind us  # noqa: F401
 import contextlib
 import itertools
 import threading
