@@ -45,7 +45,7 @@ class best_episodes:
             aggregate: the score of an episode from those of its turns.
             min_outcome: episodes below it are left out before they are ranked; without a PRM None leaves out those of outcome 0.
         """
-        _check("best_episodes", aggregate, k=k)
+        _check("best_episodes", aggregate, prm, min_outcome, k=k)
         ranked, cost = _ranked(store, prm, reward_model, score, aggregate)
         kept: list[Episode] = []
         for episodes in ranked.values():
@@ -78,7 +78,7 @@ class good_turns:
             min_outcome: turns of episodes below it are left out too.
         """
         check_given("good_turns", {"prm": prm}, "a PRM's checkpoint")
-        check_numbers("good_turns", {"threshold": (threshold, -math.inf, math.inf)})
+        check_numbers("good_turns", {"threshold": (threshold, -math.inf, math.inf)} | _bound(min_outcome))
         scored = score(store, str(prm), reward_model)
         kept: dict[str, list[int]] = {}
         seen: Ranked = {}
@@ -121,7 +121,7 @@ class ranked_pairs:
             aggregate: the score of an episode from those of its turns.
             margin: scores of a pair have to differ by more.
         """
-        _check("ranked_pairs", aggregate, pairs=pairs)
+        _check("ranked_pairs", aggregate, prm, pairs=pairs)
         check_numbers("ranked_pairs", {"margin": (margin, 0, math.inf)})
         ranked, cost = _ranked(store, prm, reward_model, score, aggregate)
         found: list[EpisodePair] = []
@@ -145,8 +145,16 @@ class ranked_pairs:
         return EpisodePairs(found, cost, figures)
 
 
-def _check(method: str, aggregate: str, **counts: Any) -> None:
+def _bound(min_outcome: float | None) -> dict[str, tuple[Any, float, float]]:
+    """What `check_numbers` is to hold of it, if it is given."""
+    return {} if min_outcome is None else {"min_outcome": (min_outcome, -math.inf, math.inf)}
+
+
+def _check(method: str, aggregate: str, prm: str | None, min_outcome: float | None = None, **counts: Any) -> None:
     check_choice(method, "aggregate", aggregate, AGGREGATES)
+    check_numbers(method, _bound(min_outcome))
+    if prm is not None:
+        check_given(method, {"prm": prm}, "a PRM's checkpoint")
     if wrong := [name for name, n in counts.items() if not isinstance(n, int) or isinstance(n, bool) or n < 1]:
         raise UserError([f"{method}: {name} is {counts[name]!r}; wanted a whole number from 1" for name in wrong])
 

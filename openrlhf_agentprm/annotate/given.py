@@ -57,10 +57,11 @@ def check_given(method: str, folders: Mapping[str, Any], what: str) -> None:
     Raises:
         UserError: names all that are missing.
     """
-    missing = [name for name, folder in folders.items() if not isinstance(folder, str) or not folder]
-    if missing:
+    wrong = {name: folder for name, folder in folders.items() if not isinstance(folder, str) or not folder}
+    told = {name: "not given" if folder in (None, "") else repr(folder) for name, folder in wrong.items()}
+    if wrong:
         raise UserError(
-            [f'{method}: {name} is not given; wanted {what}, as --label.options \'{{"{name}": "FOLDER"}}\'' for name in missing]
+            [f'{method}: {name} is {came}; wanted {what}, as --label.options \'{{"{name}": "FOLDER"}}\'' for name, came in told.items()]
         )
 
 

@@ -12,7 +12,7 @@ from ..core.preferences import pairs_by_margin
 from ..core.visits import returns_behind, visit_means
 from ..data.pairs import Pair, PairsSidecar
 from ..data.store import EpisodeStore
-from .given import NO_COST, Targets, check_choice, check_numbers, padded, targets_in
+from .given import NO_COST, Targets, check_choice, check_given, check_numbers, padded, targets_in
 from .paths import paths_of
 from .scored import Score, Scored
 
@@ -48,6 +48,7 @@ class relabel:
         """
         check_numbers("relabel", {"gamma": (gamma, 0, 1), "margin": (margin, 0, math.inf)})
         check_choice("relabel", "weight", weight, ("pair", "state"))
+        check_given("relabel", {name: q for name, q in (("targets", targets), ("prm", prm)) if q is not None}, "a folder")
         if targets is not None and prm is not None:
             raise UserError("relabel: give one Q, labels as the option targets or a checkpoint as the option prm")
         scored = score(store, prm, reward_model) if prm else None

@@ -11,7 +11,7 @@ from ..core.errors import UserError, collecting
 from ..core.visits import returns_behind, visit_maxima, visit_means
 from ..data.sidecar import Sidecar, table_of
 from ..data.store import EpisodeStore
-from .given import check_numbers
+from .given import check_flags, check_numbers
 from .paths import paths_of
 
 
@@ -40,7 +40,7 @@ class mc_visits:
             weight: "visit": every turn counts once in the loss; "pair": every state and action does.
             dense: the environment's rewards in place of the outcome, moved and scaled to [0, 1] over the store if they leave it.
         """
-        _check("mc_visits", gamma, discount_from, min_visits, weight)
+        _check("mc_visits", gamma, dense, discount_from, min_visits, weight)
         found = _Visits.of(store, gamma, discount_from, dense)
         targets_N, visits_N = visit_means(found.returns_N, found.groups_N)
         if min_visits > int(visits_N.max()):
@@ -61,7 +61,7 @@ class qlass:
         Args:
             gamma, weight, dense: as in `mc_visits`.
         """
-        _check("qlass", gamma, weight=weight)
+        _check("qlass", gamma, dense, weight=weight)
         found = _Visits.of(store, gamma, "turn", dense)
         _, visits_N = visit_means(found.returns_N, found.groups_N)
         every_N = torch.ones(len(found.ids), dtype=torch.bool)
@@ -112,10 +112,11 @@ class _Visits:
         return Sidecar(rows, {"sampled_tokens": 0, "environment_steps": 0}, figures)
 
 
-def _check(method: str, gamma: float, discount_from: str = "turn", min_visits: int = 1, weight: str = "visit") -> None:
+def _check(method: str, gamma: float, dense: bool, discount_from: str = "turn", min_visits: int = 1, weight: str = "visit") -> None:
     problems: list[str] = []
     with collecting(problems):
         check_numbers(method, {"gamma": (gamma, 0, 1), "min_visits": (min_visits, 1, math.inf)})
+        check_flags(method, {"dense": dense})
     if discount_from not in ("turn", "start"):
         problems.append(f"{method}: discount_from is {discount_from!r}; allowed: turn, start")
     if weight not in ("visit", "pair"):

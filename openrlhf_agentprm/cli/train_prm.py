@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,6 @@ from .train_prm_flags import build_parser
 
 if TYPE_CHECKING:
     from ..prm.dataset import PRMData
-
-logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,7 +45,7 @@ def train(args: Any) -> None:
     from ..host.cpu import prepare_environment
     from ..host.launch import stand_alone
     from ..host.prm_strategy import set_up
-    from ..prm.dataset import attach_labels, shuffle_outcomes
+    from ..prm.dataset import attach_labels, shuffle_outcomes, warn_of_leaks
     from ..prm.kinds import trainable
     from ..prm.replay import cap_older
     from ..prm.steps import step_loader
@@ -73,7 +70,7 @@ def train(args: Any) -> None:
     episodes, held_out = split(data.episodes, args)
     if args.eval.dataset:
         held_out = load_data(args.eval.dataset.split(","), max_len=args.data.max_len).episodes
-        warn_of_leaks(episodes, held_out, args.eval.dataset)
+        warn_of_leaks("--data.dataset", episodes, args.eval.dataset)
     episodes = cap_older(episodes, args.data.replay_share, data.left_out)
     if args.eval.patience is not None and not held_out:
         raise UserError("--eval.patience: no episode is held out; raise --eval.share, or give --eval.dataset")
@@ -100,18 +97,6 @@ def _check_outcomes(episodes: list[Any], args: Any) -> None:
     if args.label.dense_rewards_enable:
         raise UserError("--loss.kind soft_bce takes no --label.dense_rewards_enable, whose returns leave [0, 1]; take --loss.kind mse")
     check_outcomes(episodes, "--loss.kind soft_bce", "take --loss.kind mse for these outcomes")
-
-
-def warn_of_leaks(training: list[Any], held_out: list[Any], dataset: str) -> None:
-    """Tasks on both sides: held-out figures then do not tell of new tasks."""
-    tasks, known = ({(e.env, e.task_id) for e in side} for side in (held_out, training))
-    if both := tasks & known:
-        logger.warning(
-            "%d of %d tasks of --eval.dataset %s are trained on too, so its figures do not tell of new tasks",
-            len(both),
-            len(tasks),
-            dataset,
-        )
 
 
 def split(episodes: list[Any], args: Any) -> tuple[list[Any], list[Any]]:
@@ -145,7 +130,9 @@ def _train(args: Any, strategy: Any, tokenizer: Any, objective: Any, episodes: l
     strategy.print(f"{summary}")
     model = prepare_model(args, strategy, kind)
     trainer = PRMTrainer(strategy, model, tokenizer, objective, held_out, args)
-    trainer.fit()
+    if not trainer.fit():
+        strategy.print(f"this training has finished before: {args.ckpt.output_dir} stays as it is")
+        return
     recorded = (*OF_ALL, "label.name", "label.values")
     options = {name.rpartition(".")[2]: value for name, value in flags(args) if reads(args, name) and name not in recorded}
     about = {"method": args.label.name or "outcome", **kind.recorded(args)}

@@ -48,6 +48,10 @@ def problems_of_flags(args: Any) -> list[str]:
         found.append("--data.dataset is required: one or more episode stores, divided by commas")
     if not 0 <= args.eval.share < 1:
         found.append(f"--eval.share is {args.eval.share}; wanted a share of the tasks from 0 to below 1")
+    if args.eval.share and args.eval.dataset:
+        found.append(
+            "--eval.share and --eval.dataset both say what is held out, and the share's episodes would go unused; give one of them"
+        )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro = 1 if args.train.dynamic_batch_enable else args.train.micro_batch_size
     if args.train.batch_size % (micro * processes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from ..core.estimators.shared import KL_PLACEMENTS, WHITENINGS, needs_of
 from ..core.groups import BASELINES
 from ..core.process_rewards import BOUNDS, KINDS, SCALINGS
 from ..core.registry import ADVANTAGES
+
+logger = logging.getLogger(__name__)
 
 READ_BY_HOST = {  # flags that shape the batch itself, and those of our estimators that look at what they shape
     "reward": ("turn_gae", "token_gae", "bi_level", "gigpo", "potential"),
@@ -115,6 +118,16 @@ def needs(args: Any) -> set[str]:
     if not hasattr(function, "needs"):
         return {"states", *(["critic"] if args.critic.model_name_or_path else [])}
     return needs_of(function, estimator_options(args, 0.0))
+
+
+def warn_of_unread_scores(args: Any) -> None:
+    """A PRM whose scores enter no advantage is paid for in vain, if nobody wanted it to be watched alone."""
+    a, path = args.algo.advantage, args.prm.model_name_or_path
+    of_others = handles(args) and not hasattr(ADVANTAGES.load(a.estimator), "needs")  # who do not say what they read
+    if path and not of_others and not needs(args) & {"prm", "implicit"}:
+        how = [f"--algo.advantage.{flag}" for flag in ("values prm", "process_reward") if _reads(a.estimator, flag.split()[0])]
+        instead = f"give {' or '.join(how)}" if how else "choose one of ours (agentprm list advantages)"
+        logger.warning("%s scores every turn, but no advantage reads it by --algo.advantage.estimator %s; %s", path, a.estimator, instead)
 
 
 def needs_critic(args: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ..core.errors import UserError
+from ..prm.record import Record
 
 logger = logging.getLogger(__name__)
 _WHOLE = "whole"  # a file in a state's folder: every process has written its part
@@ -67,20 +68,33 @@ class BestWeights:
                 dist.barrier()
             whole.touch()
 
-    def resume(self, history: Sequence[dict[str, Any]]) -> None:
-        """
+    def resume(self, history: Sequence[dict[str, Any]]) -> bool:
+        """False where this training has finished before, so that nothing is left to do.
+
         Raises:
-            UserError: this training has finished, and would only put later weights in the place of its best ones.
+            UserError: it has, by another patience or metric, and would only put later weights in the place of its best ones.
         """
-        file, (step, _) = self.folder.parent / "history.jsonl", best_of(history, self.metric)
-        finished = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        same = [row for row in history if row["step"] == step and any(row.items() <= other.items() for other in finished)]
-        if self.patience is not None and same and not self.folder.is_dir():
+        as_before = _of_rank_0(self._finished_as_before(history))
+        if as_before is False:
             raise UserError(
-                f"this training has finished: {file.parent} has the weights of its best evaluation, step {step}. To train on from them give that "
-                "folder as --model.model_name_or_path and another --ckpt.output_dir; to train anew leave out --ckpt.load_enable"
+                f"this training has finished: {self.folder.parent} has the weights of its best evaluation, step "
+                f"{best_of(history, self.metric)[0]}. To train on from them give that folder as --model.model_name_or_path and another "
+                "--ckpt.output_dir; to train anew leave out --ckpt.load_enable"
             )
-        self.drop_lost(history)
+        if as_before is None:
+            self.drop_lost(history)
+        return as_before is None
+
+    def _finished_as_before(self, history: Sequence[dict[str, Any]]) -> bool | None:
+        """None where the finished checkpoint is not there or another training's; else whether its patience and metric were these."""
+        folder, (step, _) = self.folder.parent, best_of(history, self.metric)
+        if self.patience is None or self.folder.is_dir() or not (folder / "history.jsonl").is_file():
+            return None
+        finished = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        if not any(row["step"] == step and row.items() <= other.items() for row in history for other in finished):
+            return None
+        told = Record.load(folder).options
+        return (told.get("patience"), told.get("metric")) == (self.patience, self.metric)
 
     def drop_lost(self, history: Sequence[dict[str, Any]]) -> None:
         """Mark the evaluations so far as lost if the best one's weights are gone, so that training looks for the best of those to come.
@@ -115,13 +129,24 @@ class BestWeights:
         return {"metric": self.metric, "patience": self.patience, "best_step": best_of(history, self.metric)[0], "steps": len(history)}
 
     def forget(self) -> None:
-        """Remove the folder: the finished checkpoint has those weights."""
-        if self.strategy.is_rank_0():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder, at once: the finished checkpoint has those weights, and half a folder would be taken for lost ones."""
+        if self.strategy.is_rank_0() and self.folder.is_dir():
+            gone = self.folder.with_name(".best.gone")
+            shutil.rmtree(gone, ignore_errors=True)
+            shutil.rmtree(self.folder.rename(gone), ignore_errors=True)
 
 
 def _together() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _of_rank_0(found: bool | None) -> bool | None:
+    """What rank 0 found, on every process: the finished checkpoint is on its disk alone."""
+    if not _together():
+        return found
+    told = [found]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
 
 
 def _on_all(there: bool) -> bool:

@@ -16,7 +16,7 @@ from ..prm.step_flags import add_step_flags
 from ..rollout.config import EnvConfig
 from ..rollout.flags import add_env_flags, add_placement_flags
 from . import watchdog
-from .advantage_flags import add_advantage_flags, handles
+from .advantage_flags import add_advantage_flags, handles, warn_of_unread_scores
 from .advantage_flags import estimators as estimators  # these two are called from the patched command line
 from .advantage_flags import needs_critic as needs_critic
 from .held_out import OVER_ALL_PARTS
@@ -72,6 +72,7 @@ def prepare(args: Any) -> None:
         raise UserError(problems)
     if not args.agentprm.on:
         return
+    warn_of_unread_scores(args)
     args.agentprm.step_delimiters = step_delimiters(args)
     if args.env.name:
         args.train.agent_func_path = str(Path(__file__).with_name("executor.py"))

@@ -64,11 +64,17 @@ class PRMTrainer:
             self.engine.eval()
             check_apart(lambda batch: objective.scores(self.engine, batch), self.device)
 
-    def fit(self) -> None:
-        """Train all epochs or until held-out figures stay behind their best, from the last checkpoint if one is to be loaded."""
+    def fit(self) -> bool:
+        """Train all epochs or until held-out figures stay behind their best, from the last checkpoint if one is to be loaded.
+
+        Returns:
+            False where the finished checkpoint of this very training is there already, and nothing was done.
+        """
         from tqdm import tqdm
 
         done = self._resume()
+        if done is None:
+            return False
         log = TrainingLog(self.args, self.strategy.is_rank_0())
         total = self.steps_per_epoch * self.args.train.max_epochs
         bar = tqdm(total=total, initial=done, desc="PRM", unit="step", disable=not self.strategy.is_rank_0(), mininterval=1.0)
@@ -95,6 +101,7 @@ class PRMTrainer:
         bar.close()
         log.close()
         self.best.restore(self.history)
+        return True
 
     def _evaluates_at(self, step: int, total: int) -> bool:
         """After every --eval.steps steps, or every epoch, and at the end."""
@@ -213,7 +220,8 @@ class PRMTrainer:
         parts += [args.data.dataset, args.model.model_name_or_path, args.train.batch_size, args.train.seed, args.train.max_epochs]
         return json.dumps(parts, sort_keys=True, default=str)
 
-    def _resume(self) -> int:
+    def _resume(self) -> int | None:
+        """Steps done; None where this training has finished before."""
         if not (self.args.ckpt.load_enable and os.path.exists(self.args.ckpt.path)):
             return 0
         path, states = self.strategy.load_ckpt(self.engine, self.args.ckpt.path)
@@ -225,5 +233,4 @@ class PRMTrainer:
                 "give this one a folder of its own, or leave out --ckpt.load_enable"
             )
         self.history = states["history"]
-        self.best.resume(self.history)
-        return int(states["step"])
+        return int(states["step"]) if self.best.resume(self.history) else None

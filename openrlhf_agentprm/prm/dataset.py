@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import random
 from collections import Counter
@@ -16,6 +17,8 @@ from ..data.episode import Episode, Status, problems_of
 from ..data.layout import TurnPositions, spans_of
 from ..data.store import EpisodeStore
 from .scoring import make_batch
+
+logger = logging.getLogger(__name__)
 
 Labels = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # by episode: target (NaN: no label) and weight of every turn
 
@@ -121,6 +124,19 @@ def split_by_task(episodes: Sequence[Episode], share: float) -> tuple[list[Episo
         [e for e, held in zip(episodes, held_out, strict=True) if not held],
         [e for e, held in zip(episodes, held_out, strict=True) if held],
     )
+
+
+def warn_of_leaks(source: str, training: Sequence[Episode], dataset: str) -> None:
+    """Tasks of `--eval.dataset` that are trained on too: its figures then do not tell of new tasks.
+
+    Args:
+        source: the flag that the episodes are from.
+        dataset: folders of stores, divided by commas.
+    """
+    held_out = {(row["env"], row["task_id"]) for path in dataset.split(",") for row in EpisodeStore(path).rows(["env", "task_id"])}
+    if both := held_out & {(e.env, e.task_id) for e in training}:
+        told = "%d of %d tasks of --eval.dataset %s are in %s too, so its figures do not tell of new tasks"
+        logger.warning(told, len(both), len(held_out), dataset, source)
 
 
 @dataclass

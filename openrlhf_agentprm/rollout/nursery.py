@@ -30,6 +30,29 @@ class Provision:
     spares: int = 0
 
 
+class Child:
+    """A forked worker, held so that a kill never meets another process that has got its number meanwhile: the zygote reaps it, not we."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle: int | None = None
+        if sys.platform == "linux":
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                self._handle = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        """End it, once; no error where it has ended."""
+        if sys.platform != "linux":  # no handles: the number has to do
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            return
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.close(handle)
+
+
 class Nursery:
     """Forks workers of one environment; where its process is dead or hangs it is started anew, and all workers of the old one are gone with it.
 
@@ -51,8 +74,8 @@ class Nursery:
         self._zygote: subprocess.Popen[bytes] | None = None
         self._start()
 
-    def spawn(self) -> tuple[int, socket.socket]:
-        """A new worker: its process id, and our end of its connection."""
+    def spawn(self) -> tuple[Child, socket.socket]:
+        """A new worker, and our end of its connection."""
         try:
             return self._fork()
         except (RuntimeError, TimeoutError):
@@ -126,12 +149,12 @@ class Nursery:
             raise RuntimeError("the process that environment workers are forked from has died; its messages are above")
         return line
 
-    def _fork(self) -> tuple[int, socket.socket]:
+    def _fork(self) -> tuple[Child, socket.socket]:
         ours, theirs = socket.socketpair()
         with theirs, contextlib.suppress(OSError):  # a dead process shows by giving no answer
             socket.send_fds(self._control, [b"w"], [theirs.fileno()])
         try:
-            return int(self._answer(_OWN_LIMIT)), ours
+            return Child(int(self._answer(_OWN_LIMIT))), ours
         except BaseException:
             ours.close()
             raise

@@ -7,9 +7,7 @@ before its reply is handed out, so the next `send` to it just works.
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
-import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -92,8 +90,7 @@ class EnvPool:
             limit = self.timeouts.step if request["do"] == "step" else self.timeouts.reset
             w.deadline = time.monotonic() + (0.0 if w.lost else limit)
             w.what = f"{request['do']} within {limit:g} s"
-            with contextlib.suppress(OSError):  # a dead worker shows at the next poll
-                w.connection.sendall(line)
+            w.send(line, limit)
 
     def poll(self, timeout: float | None = 0.0) -> list[Reply]:
         """Replies that are ready; waits at most `timeout` seconds for the first (None: until there is one)."""
@@ -140,7 +137,7 @@ class EnvPool:
     def close(self) -> None:
         """End every process."""
         for w in [*self._workers, *self._spares.workers]:
-            w.connection.close()
+            w.end()
         self._nursery.close()
         self._selector.close()
         self._workers, self._spares.workers = [], []
@@ -153,11 +150,9 @@ class EnvPool:
 
     def _replace(self, index: int) -> None:
         w = self._workers[index]
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(w.pid, signal.SIGKILL)
         if not w.lost:
             self._selector.unregister(w.connection)
-        w.connection.close()
+        w.end()
         self.counts["restarts"] += 1
         self._workers[index] = self._spares.take(index) or self._spawn(index)
         self._spares.warm()

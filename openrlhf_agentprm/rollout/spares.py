@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
-import signal
 import socket
 import time
 from dataclasses import dataclass, field
 
-from .nursery import Nursery
+from .nursery import Child, Nursery
 from .wire import encode
 
 LONGEST = 1 << 28  # bytes of one answer: what sends more without an end to its line fills our memory
@@ -18,12 +16,27 @@ LONGEST = 1 << 28  # bytes of one answer: what sends more without an end to its 
 
 @dataclass(eq=False)
 class Worker:
-    pid: int
+    child: Child
     connection: socket.socket
     buffer: bytearray = field(default_factory=bytearray)
     deadline: float | None = None  # of the request that is out, if one is
     what: str = ""
     lost: bool = False  # it died while nothing was asked of it
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    def send(self, line: bytes, limit: float) -> None:
+        """A worker that is dead, or reads nothing within the limit, shows at the next poll."""
+        self.connection.settimeout(limit)
+        with contextlib.suppress(OSError):
+            self.connection.sendall(line)
+        self.connection.settimeout(None)
+
+    def end(self) -> None:
+        self.child.kill()
+        self.connection.close()
 
 
 class Spares:
@@ -51,8 +64,7 @@ class Spares:
             spare = Worker(*self._nursery.spawn(), deadline=time.monotonic() + self._limit)
             self._selector.register(spare.connection, selectors.EVENT_READ, spare)
             self.workers.append(spare)
-            with contextlib.suppress(OSError):
-                spare.connection.sendall(encode({"do": "warm_up"}))
+            spare.send(encode({"do": "warm_up"}), self._limit)
 
     def take(self, index: int) -> Worker | None:
         """One that is ready and alive, which becomes the worker of that number."""
@@ -79,10 +91,8 @@ class Spares:
             spare.deadline = None
 
     def _drop(self, spare: Worker) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(spare.pid, signal.SIGKILL)
         self._selector.unregister(spare.connection)
-        spare.connection.close()
+        spare.end()
         self.workers.remove(spare)
 
 

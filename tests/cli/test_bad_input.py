@@ -79,6 +79,8 @@ def test_flags_of_prm_training_are_all_told_at_once():
         4,
         "--eval.share",
         1.5,
+        "--eval.dataset",
+        "held-out",
         "--label.options",
         '{"shuffel": 1, "dense": true}',
     ]
@@ -88,6 +90,7 @@ def test_flags_of_prm_training_are_all_told_at_once():
         "--model.model_name_or_path is required",
         "--data.dataset is required",
         "--eval.share is 1.5",
+        "--eval.share and --eval.dataset both say what is held out",
         "--train.batch_size 6 is no multiple of --train.micro_batch_size 4",
         "--ds.packing_samples wants --ds.attn_implementation sdpa or flash_attention_2, and came with eager",
         "--data.replay_decay is 1.5",

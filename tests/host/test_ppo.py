@@ -363,6 +363,30 @@ def test_a_flag_that_the_estimator_does_not_read_is_refused(estimator, flags, to
     ]
 
 
+@pytest.mark.parametrize(
+    ("estimator", "flags", "told"),
+    [
+        ("turn_gae", [], "give --algo.advantage.values prm or --algo.advantage.process_reward"),
+        ("outcome", [], "give --algo.advantage.process_reward"),
+        ("reinforce", [], "choose one of ours"),
+        ("turn_gae", ["--algo.advantage.values", "prm"], None),
+        ("token_gae", ["--algo.advantage.process_reward", "progress"], None),
+        ("progress", [], None),
+    ],
+)
+def test_a_prm_that_no_advantage_reads_is_told(prm, estimator, flags, told, caplog):
+    from openrlhf.utils.config import hierarchize
+
+    from openrlhf_agentprm.host.advantage_flags import warn_of_unread_scores
+    from openrlhf_agentprm.host.parsers import host_parser
+
+    line = ["--prm.model_name_or_path", str(prm), "--algo.advantage.estimator", estimator, *flags]
+    warn_of_unread_scores(hierarchize(host_parser("train_ppo_ray").parse_args(line)))
+    assert [f"{prm} scores every turn, but no advantage reads it" in text and told in text for text in caplog.messages] == [True] * bool(
+        told
+    )
+
+
 def test_a_named_ray_has_to_answer(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as alive:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{alive.getsockname()[1]}")

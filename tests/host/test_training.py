@@ -17,13 +17,12 @@ from launching import deepspeed, module
 from safetensors.torch import load_file
 
 from openrlhf_agentprm.agents.chat import ChatFormat, load_tokenizer
-from openrlhf_agentprm.cli.train_prm import warn_of_leaks
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.data.layout import spans_of
 from openrlhf_agentprm.data.store import EpisodeStore, EpisodeWriter
 from openrlhf_agentprm.host.best_weights import BestWeights, best_of
 from openrlhf_agentprm.host.sft import EpisodeDataset, _Rows, check_datasets, for_episodes, is_store
-from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task
+from openrlhf_agentprm.prm.dataset import batches_by_length, load_data, split_by_task, warn_of_leaks
 from openrlhf_agentprm.prm.model import load_prm
 from openrlhf_agentprm.prm.objective import TurnRegression
 from openrlhf_agentprm.prm.record import Record
@@ -149,14 +148,17 @@ def test_the_trainers_loss_trains_v_at_every_state(coef, reduce):
     torch.testing.assert_close(v.grad, coef * share * torch.tensor([[-0.4, -0.6], [0.25, 0.0]]))
 
 
-def test_held_out_tasks_that_are_trained_on_are_told(count_store, caplog):
+def test_held_out_tasks_that_are_trained_on_are_told(count_store, tmp_path, caplog):
     data = load_data([str(count_store)], max_len=128).episodes
     train, held_out = split_by_task(data, 0.3)
-    warn_of_leaks(train, held_out, "other")
+    with EpisodeWriter(tmp_path / "other") as writer:
+        for one in held_out:
+            writer.add(one)
+    warn_of_leaks("--data.dataset", train, str(tmp_path / "other"))
     assert not caplog.records
-    warn_of_leaks(data, held_out, "other")
+    warn_of_leaks("--data.dataset", data, str(tmp_path / "other"))
     tasks = len({e.task_id for e in held_out})
-    assert f"{tasks} of {tasks} tasks of --eval.dataset other are trained on too" in caplog.text
+    assert f"{tasks} of {tasks} tasks of --eval.dataset {tmp_path}/other are in --data.dataset too" in caplog.text
 
 
 def test_batches_of_like_length_cover_an_epoch_once():
@@ -303,12 +305,17 @@ def test_a_training_whose_best_state_is_gone_goes_on_and_takes_the_best_of_what_
         best.keep(rows)
     best.restore(rows)
     assert disk.loaded == "best_step4" and best.told(rows)["best_step"] == 4
-    best.resume(rows)
-    best.forget()
+    assert best.resume(rows)
+    Record(method="td_gae", options=best.told(rows)).save(tmp_path)
     (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert best.resume(rows[:4]), "killed before its folder was gone: what was saved is saved again"
+    best.forget()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".best")]
+    assert not best.resume(rows[:4]), "killed behind it: nothing is left to do"
+    best.patience = 4
     with pytest.raises(UserError, match="this training has finished: .* of its best evaluation, step 4"):
         best.resume(rows[:4])
-    best.resume([{"step": 4, "eval_brier_last": 0.5}])  # another training's state, in the folder of this one
+    assert best.resume([{"step": 4, "eval_brier_last": 0.5}])  # another training's state, in the folder of this one
     disk.loaded = None
     best.restore(rows)
     assert disk.loaded is None and best.told(rows)["best_step"] == 0, "the last weights stay, and the record names no best step"

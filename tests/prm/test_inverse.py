@@ -30,7 +30,7 @@ def flags(policy, experts, **changes):
         ckpt=SimpleNamespace(output_dir="out", load_enable=changes.pop("load", False)),
         ds=SimpleNamespace(param_dtype="fp32", attn_implementation="sdpa", zero_stage=changes.pop("zero", 0), lora=SimpleNamespace(rank=0)),
         data=SimpleNamespace(expert_dataset=str(experts), next_actions=changes.pop("next_actions", None), max_len=64),
-        eval=SimpleNamespace(share=0.0),
+        eval=SimpleNamespace(share=0.0, dataset=changes.pop("held_out", None)),
         train=SimpleNamespace(seed=0, batch_size=8, micro_batch_size=4),
         label=SimpleNamespace(name="td_gae", sidecar=None, dense_rewards_enable=False, shuffle_seed=None),
         loss=SimpleNamespace(**loss),
@@ -241,6 +241,12 @@ def test_it_learns_what_experts_do_without_an_outcome(bpe_policy, data, tmp_path
     assert float(scores.q_BK[0, 1] - scores.q_BK[1, 1]) > 0.5
     progress = scores.q_BK - scores.v_BK
     assert float(progress[0, 1]) > 0.3 and abs(float(progress[1, 1])) < 0.5 * float(progress[0, 1]), "π's own action is no progress over π"
+
+
+def test_experts_of_held_out_tasks_are_told(bpe_policy, data, caplog):
+    held_out = stored(data.folder / "held_out", [played(n, "new", 41) for n in (2, 3, 40)])
+    InverseObjective(data.policies, flags(bpe_policy, data.experts, next_actions=str(data.next), held_out=str(held_out)))
+    assert f"2 of 3 tasks of --eval.dataset {held_out} are in --data.expert_dataset too" in caplog.text
 
 
 def test_what_does_not_go_together_is_told(bpe_policy, data, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from openrlhf_agentprm.core.errors import UserError
 from openrlhf_agentprm.rollout.env_worker import EnvServer
-from openrlhf_agentprm.rollout.nursery import Nursery, Provision
+from openrlhf_agentprm.rollout.nursery import Child, Nursery, Provision
 from openrlhf_agentprm.rollout.pool import EnvPool, Timeouts
 
 
@@ -145,6 +145,30 @@ def test_a_worker_that_dies_while_nothing_is_asked_of_it():
         lost = ask(pool, 1, {"do": "step", "action": "up"})
         assert lost.kind == "died" and "ended before step" in lost.message
         assert ask(pool, 1, reset("train-1")).kind == "ok" and pool.counts["restarts"] == 2
+
+
+def test_a_worker_that_reads_nothing_is_late_whatever_is_sent_to_it():
+    with EnvPool("thirdparty_count", {}, 2, Timeouts(20, 1.0)) as pool:
+        assert ask(pool, 0, reset("train-1")).kind == "ok"
+        os.kill(pool._workers[0].pid, signal.SIGSTOP)
+        late = ask(pool, 0, {"do": "step", "action": "up" * (4 << 20)})  # more than a socket holds
+        assert late.kind == "timeout" and "did not answer step within 1 s" in late.message
+        assert ask(pool, 0, reset("train-1")).kind == "ok" and ask(pool, 1, reset("train-1")).kind == "ok"
+
+
+def test_a_worker_that_has_ended_is_not_killed_by_its_number():
+    ended, other = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2))
+    child = Child(ended.pid)
+    ended.kill()
+    ended.wait()
+    child.pid = other.pid  # as where the system gives the number out again
+    child.kill()
+    with pytest.raises(subprocess.TimeoutExpired):
+        other.wait(0.5)
+    held = Child(other.pid)
+    held.kill()
+    held.kill()
+    assert other.wait(10) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ...core.inverse import inverse_logits, inverse_loss, sampled_value_loss
 from ...data.episode import Episode
 from ...data.layout import spans_of
 from ...data.next_actions import read_next_actions
-from ..dataset import Labels, PRMBatch, load_data, split_by_task
+from ..dataset import Labels, PRMBatch, load_data, split_by_task, warn_of_leaks
 from ..model import start_from
 from ..scoring import ScalarPRM
 from ..vocabulary import check_vocabulary, read_config
@@ -123,6 +123,8 @@ class InverseObjective:
         experts, _ = split_by_task(experts, args.eval.share)
         if not experts:
             raise UserError("every task of --data.expert_dataset is held out by --eval.share; give more tasks or a smaller share")
+        if args.eval.dataset:
+            warn_of_leaks("--data.expert_dataset", experts, args.eval.dataset)
         check_vocabulary(args.model.model_name_or_path, args.data.expert_dataset, experts)
         folders = args.data.next_actions.split(",") if args.data.next_actions else []
         self.rows = _rows(experts, train, *read_next_actions(folders), args.loss.inverse_own_enable)
