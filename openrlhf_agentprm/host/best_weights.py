@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,8 @@ class BestWeights:
         folder, (step, _) = self.folder.parent, best_of(history, self.metric)
         if self.patience is None or self.folder.is_dir() or not (folder / "history.jsonl").is_file():
             return None
-        finished = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-        if not any(row["step"] == step and row.items() <= other.items() for row in history for other in finished):
+        finished = [_written(json.loads(line)) for line in (folder / "history.jsonl").read_text().splitlines()]
+        if not any(row["step"] == step and _written(row) <= other for row in history for other in finished):
             return None
         told = Record.load(folder).options
         return (told.get("patience"), told.get("metric")) == (self.patience, self.metric)
@@ -134,6 +134,11 @@ class BestWeights:
             gone = self.folder.with_name(".best.gone")
             shutil.rmtree(gone, ignore_errors=True)
             shutil.rmtree(self.folder.rename(gone), ignore_errors=True)
+
+
+def _written(row: dict[str, Any]) -> Set[tuple[str, str]]:
+    """A row as it is in a file, where a figure that does not exist equals itself."""
+    return {(name, json.dumps(value)) for name, value in row.items()}
 
 
 def _together() -> bool:

@@ -293,7 +293,7 @@ def test_a_training_whose_best_state_is_gone_goes_on_and_takes_the_best_of_what_
     disk = Disk()
     best, rows = BestWeights(disk, None, args), []
     for step, error in enumerate([0.3, 0.1, 0.2], 1):
-        rows.append({"step": step, "eval_brier_last": error})
+        rows.append({"step": step, "eval_brier_last": error, "eval_auc_last_within_task": float("nan")})
         best.keep(rows)
     best.drop_lost(rows)
     assert best_of(rows, "brier_last") == (2, 1) and not any("lost" in row for row in rows)
@@ -301,7 +301,7 @@ def test_a_training_whose_best_state_is_gone_goes_on_and_takes_the_best_of_what_
     best.drop_lost(rows)
     assert best_of(rows, "brier_last") == (0, 0) and not best.patience_is_over(rows)
     for step, error in enumerate([0.25, 0.4], 4):
-        rows.append({"step": step, "eval_brier_last": error})
+        rows.append({"step": step, "eval_brier_last": error, "eval_auc_last_within_task": float("nan")})
         best.keep(rows)
     best.restore(rows)
     assert disk.loaded == "best_step4" and best.told(rows)["best_step"] == 4
