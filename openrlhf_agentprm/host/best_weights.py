@@ -81,9 +81,11 @@ class BestWeights:
                 f"{best_of(history, self.metric)[0]}. To train on from them give that folder as --model.model_name_or_path and another "
                 "--ckpt.output_dir; to train anew leave out --ckpt.load_enable"
             )
-        if as_before is None:
-            self.drop_lost(history)
-        return as_before is None
+        if as_before:
+            self.forget()  # what a kill left of it
+            return False
+        self.drop_lost(history)
+        return True
 
     def _finished_as_before(self, history: Sequence[dict[str, Any]]) -> bool | None:
         """None where the finished checkpoint is not there or another training's; else whether its patience and metric were these."""
@@ -130,10 +132,11 @@ class BestWeights:
 
     def forget(self) -> None:
         """Remove the folder, at once: the finished checkpoint has those weights, and half a folder would be taken for lost ones."""
-        if self.strategy.is_rank_0() and self.folder.is_dir():
+        if self.strategy.is_rank_0():
             gone = self.folder.with_name(".best.gone")
             shutil.rmtree(gone, ignore_errors=True)
-            shutil.rmtree(self.folder.rename(gone), ignore_errors=True)
+            if self.folder.is_dir():
+                shutil.rmtree(self.folder.rename(gone), ignore_errors=True)
 
 
 def _written(row: dict[str, Any]) -> Set[tuple[str, str]]:

@@ -311,7 +311,8 @@ def test_a_training_whose_best_state_is_gone_goes_on_and_takes_the_best_of_what_
     assert best.resume(rows[:4]), "killed before its folder was gone: what was saved is saved again"
     best.forget()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".best")]
-    assert not best.resume(rows[:4]), "killed behind it: nothing is left to do"
+    (tmp_path / ".best.gone").mkdir()
+    assert not best.resume(rows[:4]) and not (tmp_path / ".best.gone").exists(), "killed behind it: nothing is left to do"
     best.patience = 4
     with pytest.raises(UserError, match="this training has finished: .* of its best evaluation, step 4"):
         best.resume(rows[:4])
