@@ -326,7 +326,9 @@ def test_a_training_whose_best_state_is_gone_goes_on_and_takes_the_best_of_what_
 def test_training_stops_when_held_out_figures_get_worse_and_keeps_the_best_weights(tiny, count_store, tmp_path):
     flags = ["--eval.share", "0.3", "--eval.steps", "2", "--eval.patience", "2", "--data.replay_decay", "0.5", *PACKED]
     line = ["--model.model_name_or_path", tiny, "--data.dataset", f"{count_store},{count_store}", "--ckpt.output_dir", tmp_path / "prm"]
-    module("train_prm", *line, *COMMON, "--train.batch_size", "16", "--train.max_epochs", "20", "--adam.lr", "3e-2", *flags)
+    line += [*COMMON, "--train.batch_size", "16", "--train.max_epochs", "20", "--adam.lr", "3e-2", *flags]
+    line += ["--ckpt.path", tmp_path / "state", "--ckpt.save_steps", "2", "--ckpt.load_enable"]
+    module("train_prm", *line)
     rows = history(tmp_path / "prm")
     record = Record.load(tmp_path / "prm")
     evaluated = [row for row in rows if "eval_brier_last" in row]
@@ -339,6 +341,9 @@ def test_training_stops_when_held_out_figures_get_worse_and_keeps_the_best_weigh
     scored = score_all(ScalarPRM.load(str(tmp_path / "prm")), [e.token_ids for e in held_out], [spans_of(e) for e in held_out])
     error = [(float(q[-1]) - e.outcome) ** 2 for (q, _), e in zip(scored, held_out, strict=True)]
     assert sum(error) / len(error) == pytest.approx(best["eval_brier_last"], abs=1e-4)
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "prm").iterdir()}
+    assert "this training has finished before" in module("train_prm", *line).stdout
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "prm").iterdir()} == written, "nothing is left to do"
 
 
 @pytest.mark.host
