@@ -14,6 +14,8 @@ from .train_prm_start import start_problems
 _READ_BY = {
     **dict.fromkeys(("label.gamma", "label.lambd", "label.bootstrap_enable"), " (labels td_gae and td_qv do, made while training)"),
     "label.dense_rewards_enable": " (labels td_gae and td_qv do)",
+    "loss.inverse_gamma": " (inverse with --loss.inverse_contrast transitions does)",
+    "loss.inverse_next": " (inverse with --loss.inverse_contrast transitions does)",
     "loss.target_every": " (inverse with --loss.inverse_next target does)",
     "prm.kappa": " (heads with --prm.combine lcb does)",
 }

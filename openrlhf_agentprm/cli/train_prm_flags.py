@@ -98,7 +98,7 @@ def _add_implicit_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_inverse_flags(parser: argparse.ArgumentParser) -> None:
-    from ..prm.kinds.inverse import NEXT
+    from ..prm.kinds.inverse import CONTRASTS, NEXT
 
     add = parser.add_argument_group("kind inverse").add_argument
     add(
@@ -106,6 +106,12 @@ def _add_inverse_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--data.next_actions", help="inverse: folders of cli.label --label.name next_actions, divided by commas")
     add("--loss.inverse_gamma", type=float, default=1.0, help="inverse: discount a turn (not stated in arXiv 2502.10325)")
+    add(
+        "--loss.inverse_contrast",
+        default="transitions",
+        choices=CONTRASTS,
+        help="inverse: an expert's transitions against policies' (arXiv 2502.10325), or its actions against sampled ones at the same states",
+    )
     add("--loss.inverse_value_coef", type=float, default=0.1, help="inverse: weight of the value term, in place of --loss.value_coef")
     add(
         "--loss.inverse_next",

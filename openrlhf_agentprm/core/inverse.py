@@ -59,6 +59,29 @@ def inverse_loss(
     return total
 
 
+def matched_loss(
+    q_BK: torch.Tensor, sampled_BK: torch.Tensor, mask_BK: torch.Tensor, *, num_states: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The expert's action above one of π_{i−1}'s at the same state.
+
+        L_M = mean −log σ(Q(s_t, a_t) − Q(s_t, a'_t)),   a_t ~ π_E,  a'_t ~ π_{i−1}
+
+    Its optimum is Q(s, a) = log π_E(a|s) − log π_{i−1}(a|s) + c(s), as σ(Q(a) − Q(a')) is then the probability that of the two, in an order that
+    is not known, the first is the expert's. That is the advantage of `inverse_loss` at γ = 0 too, where what is of the state alone is learnt
+    and here has no part.
+
+    Args:
+        q_BK: Q(s_t, a_t) of experts, float32 or float64.
+        sampled_BK: Q(s_t, a'_t).
+        mask_BK: bool, True = a state of an expert's episode with a sampled action.
+        num_states: their number over all micro-batches and ranks, in place of the local count.
+    """
+    checks.same_layout(mask_BK, q_BK=q_BK, sampled_BK=sampled_BK)
+    gap_BK = torch.where(mask_BK, q_BK, 0.0) - torch.where(mask_BK, sampled_BK, 0.0)
+    each_BK = torch.where(mask_BK, torch.nn.functional.softplus(-gap_BK), 0.0)
+    return each_BK.sum() / (mask_BK.sum() if num_states is None else num_states).clamp(min=1)
+
+
 def sampled_value_loss(
     v_BK: torch.Tensor, sampled_BK: torch.Tensor, mask_BK: torch.Tensor, *, num_states: torch.Tensor | None = None
 ) -> torch.Tensor:

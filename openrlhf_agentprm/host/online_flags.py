@@ -22,6 +22,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {  # of `cli.train_prm`, where the checkp
         "implicit_beta": 0.05,
         "implicit_output": "sigmoid",
         "implicit_reference": None,
+        "inverse_contrast": "transitions",
         "inverse_next": "full",
     },  # fmt: skip
     "prm": {"heads": 4, "combine": "mean", "kappa": 1.0, "bootstrap_disable": False, "compressed_copies": 1},

@@ -26,6 +26,11 @@ def problems_of_run(args: Any, ours: bool) -> list[str]:
         found.append("no environment: give --env.name, or --train.agent_func_path with an agent of your own")
     if args.env.name and args.train.agent_func_path:
         found.append("--env.name brings its own executor; leave out --train.agent_func_path, or play your agent without --env.name")
+    if not args.vllm.num_engines:
+        found.append(
+            "no engine: the host samples by vLLM alone, and --vllm.num_engines is "
+            f"{'not given' if args.vllm.num_engines is None else args.vllm.num_engines}; give 1 or more"
+        )
     if args.prm.model_name_or_path and args.ds.ring_attn_size > 1:
         found.append("a PRM cannot be sharded by --ds.ring_attn_size yet")
     if getattr(args.data, "max_images_per_prompt", 0):

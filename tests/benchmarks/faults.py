@@ -35,7 +35,7 @@ def main(kills=20, seed=0):
 
 def play(chain, kinds):
     """One run to its end, with kills on its way; True if every step was finished with tasks of its own."""
-    from faults import TITLES
+    from faults import KINDS, TITLES
 
     while True:
         run, row = chain.start(), None
@@ -43,7 +43,8 @@ def play(chain, kinds):
             try:
                 row = chain.kill(kinds[0]) if kinds else None
             except LookupError as error:  # such as a worker of vLLM's, where its core is the only one
-                print(f"| {kinds.pop(0)} | {error} | | | | |", flush=True)
+                print(f"| {kinds[0]} | {error} | | | | |", flush=True)
+                kinds[0] = chain.rng.choice([kind for kind in KINDS if kind != kinds[0]])  # KILLS are kills
             if row:
                 del kinds[0]
             if row is None or row["killed"] == "environment":

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/rl_study.py run --seeds 0 1 2 --minutes 15
     python tests/benchmarks/rl_study.py summary --seeds 0 1 2
+    python tests/benchmarks/rl_study.py plot --seeds 0 1 2 --output docs/study-rl.svg
 
 Each seed has demonstrations, policy, PRMs and test tasks of its own. Every training step plays tasks that were not played before, so success in
 training batches is success on fresh tasks; it is what the curves are made of. Two arms learn by supervised training from as many episodes, and
@@ -68,6 +69,10 @@ def curve(run_dir: Path, arm: str) -> Curve | None:
     }
 
 
+def curves_of(folders: dict[int, Path], arms: list[str]) -> dict[int, dict[str, Curve]]:
+    return {seed: {arm: c for arm in arms if (c := curve(path, arm)) is not None} for seed, path in folders.items()}
+
+
 def smooth(values: list[float]) -> list[float]:
     """Means over the last WINDOW steps, from the first whole window on."""
     return [sum(values[n - WINDOW : n]) / WINDOW for n in range(WINDOW, len(values) + 1)]
@@ -78,9 +83,14 @@ def reached(values: list[float], goal: float) -> int | None:
     return next((n + WINDOW for n, mean in enumerate(smooth(values)) if mean >= goal), None)
 
 
+def folders_of(seeds: list[int], folder: str) -> dict[int, Path]:
+    """Of the seeds that have begun."""
+    return {seed: Path(folder) / f"seed{seed}" for seed in seeds if (Path(folder) / f"seed{seed}/test_start").is_dir()}
+
+
 def summary(seeds: list[int], folder: str, arms: list[str]) -> None:
     """Success on fresh tasks, gains over outcome only task by task, curves, and the steps to outcome-only's end."""
-    folders = {seed: Path(folder) / f"seed{seed}" for seed in seeds if (Path(folder) / f"seed{seed}/test_start").is_dir()}
+    folders = folders_of(seeds, folder)
     print(f"{platform.machine()}, {os.cpu_count()} cores; seeds {', '.join(map(str, folders))}; success in %\n")
     found = {
         seed: {name: outcomes(path / f"test_{name}") for name in ("start", *arms) if (path / f"test_{name}").is_dir()}
@@ -98,7 +108,7 @@ def summary(seeds: list[int], folder: str, arms: list[str]) -> None:
             parts = [table([rows[new]], [rows[old]]) if {new, old} <= rows.keys() and new != old else None for rows in found.values()]
             if any(part is not None for part in parts):
                 print(line(f"{ARMS[new]} over {ARMS.get(old, 'before PPO')}", parts, "+"))
-    print_curves({seed: {arm: c for arm in arms if (c := curve(path, arm)) is not None} for seed, path in folders.items()})
+    print_curves(curves_of(folders, arms))
     print_alarms(folders, arms)
 
 
@@ -178,13 +188,18 @@ def _when(by_arm: dict[str, Curve], arm: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=["run", "summary"])
+    parser.add_argument("do", choices=["run", "summary", "plot"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=15, help="length of this slice; a stage that has begun is finished")
     parser.add_argument("--folder", default="runs/study-rl")
     parser.add_argument("--arms", nargs="+", default=[arm for arm in ARMS if arm not in ON_REQUEST], choices=list(ARMS))
+    parser.add_argument("--output", type=Path, default=Path("study-rl.svg"), help="plot: the picture's file")
     args = parser.parse_args()
-    if args.do == "run":
+    if args.do == "plot":
+        from rl_plot import plot
+
+        plot(curves_of(folders_of(args.seeds, args.folder), args.arms), ARMS, smooth, WINDOW, args.output)
+    elif args.do == "run":
         run(
             args.seeds, args.minutes, args.folder, ["test_start", *(f"test_{arm}" for arm in args.arms)], recipe="study-rl", changes=changes
         )

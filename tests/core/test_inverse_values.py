@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from openrlhf_agentprm.core.inverse import inverse_logits, inverse_loss, sampled_value_loss
+from openrlhf_agentprm.core.inverse import inverse_logits, inverse_loss, matched_loss, sampled_value_loss
 
 NAN = math.nan
 Q = torch.tensor([[3.0, 2.0, -1.0], [1.0, 0.5, NAN], [4.0, NAN, NAN]])
@@ -51,6 +51,38 @@ def test_gradient_goes_through_both_terms_and_stops_where_told():
     q = Q.clone().requires_grad_()
     inverse_loss(inverse_logits(q, NEXT.detach(), MASK, 0.5), EXPERT, MASK).backward()
     assert q.grad[MASK].abs().min() > 0
+
+
+def test_an_experts_action_against_a_sampled_one_by_hand():
+    q, sampled = Q[:2].clone().requires_grad_(), torch.tensor([[1.0, 2.0, NAN], [NAN, 3.5, NAN]])
+    states = torch.tensor([[True, True, False], [False, True, False]])
+    loss = matched_loss(q, sampled, states)
+    assert float(loss.detach()) == pytest.approx(sum(math.log(1 + math.exp(-x)) for x in (2.0, 0.0, -3.0)) / 3)
+    loss.backward()
+    assert q.grad[0].tolist() == pytest.approx([-(1 - 1 / (1 + math.exp(-2))) / 3, -0.5 / 3, 0.0]) and q.grad[1, 0] == 0
+    parts = [matched_loss(Q[i : i + 1], sampled[i : i + 1], states[i : i + 1], num_states=torch.tensor(3)) for i in range(2)]
+    assert float(sum(parts)) == pytest.approx(float(loss.detach())) and float(matched_loss(Q[:1], sampled[:1], ~MASK[:1])) == 0
+
+
+def test_at_its_optimum_the_difference_of_two_actions_is_that_of_log_ratios():
+    """Of three actions with known probabilities; the expected loss over a ~ π_E, a' ~ π."""
+    expert, policy = torch.tensor([0.7, 0.2, 0.1]).double(), torch.tensor([0.1, 0.3, 0.6]).double()
+    q = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([q], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14)
+    a, b = torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij")
+    weights = (expert[:, None] * policy[None]).flatten()
+
+    def closure():
+        optimizer.zero_grad()
+        one = torch.ones(1, 1, dtype=torch.bool)
+        pairs = [matched_loss(q[i].reshape(1, 1), q[j].reshape(1, 1), one) for i, j in zip(a.flatten(), b.flatten(), strict=True)]
+        loss = (weights * torch.stack(pairs)).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    wanted = (expert / policy).log()
+    torch.testing.assert_close(q.detach() - q.detach().mean(), wanted - wanted.mean(), atol=1e-5, rtol=0)
 
 
 def test_one_side_alone_and_wrong_arguments():

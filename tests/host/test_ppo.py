@@ -305,6 +305,7 @@ UNREAD = [
         (["--ds.packing_samples"], "--ds.packing_samples needs flash-attn, which is not installed"),
         (["--train.dynamic_batch_enable"], "--train.dynamic_batch_enable needs flash-attn, which is not installed"),
         (["--vllm.enable_sleep", "--ds.enable_sleep"], "--vllm.enable_sleep and --ds.enable_sleep: only what is on a GPU"),
+        (["--vllm.num_engines", "0"], "no engine: the host samples by vLLM alone, and --vllm.num_engines is 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -315,7 +316,7 @@ def test_what_the_host_has_and_turns_or_a_prm_do_not_go_together_with_is_refused
     from openrlhf_agentprm.host.ppo_checks import problems_of_run
 
     line = ["--actor.model_name_or_path", "x", "--env.name", "thirdparty_count", "--prm.model_name_or_path", str(prm)]
-    line += ["--algo.advantage.estimator", "turn_gae", "--algo.advantage.values", "prm"]
+    line += ["--algo.advantage.estimator", "turn_gae", "--algo.advantage.values", "prm", "--vllm.num_engines", "1"]
     problems = {
         on: problems_of_run(hierarchize(host_parser("train_ppo_ray").parse_args([*line, *flags * on])), True) for on in (False, True)
     }

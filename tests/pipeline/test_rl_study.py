@@ -12,6 +12,7 @@ from openrlhf_agentprm.pipeline.folders import recipes_folder
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+import rl_plot  # noqa: E402
 import rl_study  # noqa: E402
 
 SMALL = {"ppo_tasks": 10, "test_tasks": 12, "test_samples": 2, "workers": 8, "first_test": 0}
@@ -38,6 +39,11 @@ def test_success_within_a_budget_is_that_of_the_last_window_it_allows():
     assert rl_study.within(one, "environment steps", 49) is None
     assert rl_study.within(one, "environment steps", 50) == pytest.approx(0.2)
     assert rl_study.within(one, "environment steps", 99) == pytest.approx(0.3)
+
+
+def test_seeds_are_averaged_at_equal_spending():
+    spent, success = rl_plot.mean_curve([([10.0, 20.0, 40.0], [0.0, 1.0, 1.0]), ([20.0, 30.0], [0.0, 1.0])])
+    assert spent[0] == 20 and spent[-1] == 30 and success[0] == pytest.approx(0.5) and success[-1] == pytest.approx(1.0)
 
 
 def test_every_arm_starts_from_the_same_policy_and_is_judged_on_the_same_tasks():
@@ -83,3 +89,5 @@ def test_arms_run_and_are_summed_up(quick_run, tmp_path):
     line = [sys.executable, BENCHMARKS / "rl_study.py", "summary", "--seeds", 0, "--folder", tmp_path / "study"]
     told = subprocess.run([str(x) for x in line], capture_output=True, text=True, check=True).stdout
     assert "| PAV over before PPO |" in told and "to step 5" in told
+    rl_study.plot({0: {"pav": curve}}, rl_study.ARMS, rl_study.smooth, rl_study.WINDOW, tmp_path / "curves.svg")
+    assert "PAV" in (tmp_path / "curves.svg").read_text()

@@ -23,7 +23,7 @@ from openrlhf_agentprm.prm.vocabulary import read_config
 
 def flags(policy, experts, **changes):
     loss = {"kind": "mse", "reduce": "turns", "inverse_value_coef": 1.0, "inverse_gamma": 1.0, "inverse_next": "full", "target_every": 2}
-    loss |= {"inverse_own_enable": False} | changes.pop("loss", {})
+    loss |= {"inverse_own_enable": False, "inverse_contrast": "transitions"} | changes.pop("loss", {})
     return SimpleNamespace(
         prm=SimpleNamespace(step_delimiter=None),
         model=SimpleNamespace(model_name_or_path=str(policy)),
@@ -122,7 +122,7 @@ def test_next_actions_are_sampled_ones_else_the_last_policys_own(bpe_policy, dat
         assert sampled == own if policy == "new" else sampled in ([31, 41, 52], [33, 41, 54])
         assert bool(part.expert_B[row]) is (policy == "expert") and part.sampled_BK[row].all()
     assert by_policy == {"expert": 12, "old": 6, "new": 6}
-    assert objective.counts(part).tolist() == [36.0, 36.0, 72.0]
+    assert objective.counts(part).tolist() == [36.0, 36.0, 72.0, 36.0]
     with pytest.raises(UserError, match="12 of 18 episodes have no next actions"):
         InverseObjective(data.policies, flags(bpe_policy, data.experts))
     part = InverseObjective(data.policies, flags(bpe_policy, data.experts, loss={"inverse_own_enable": True})).batch(range(12))
@@ -168,6 +168,28 @@ def test_the_loss_is_that_of_single_rows(bpe_policy, data, following):
     wanted.backward()
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-5, rtol=1e-3)
+
+
+def test_of_actions_the_loss_is_that_of_an_experts_against_a_sampled_one_and_policies_train_v_alone(bpe_policy, data):
+    args = flags(bpe_policy, data.experts, next_actions=str(data.next), loss={"inverse_contrast": "actions", "inverse_value_coef": 0.0})
+    objective = InverseObjective(data.policies, args)
+    model = start_from(str(bpe_policy), dtype="fp32", seed=3)
+    InversePRM.on_call(model)
+    part = objective.batch(range(2))
+    loss, figures = objective.loss(model, part, objective.counts(part))
+    wanted = torch.zeros(())
+    for row in (objective.rows[objective.pairs[i][0]] for i in range(2)):
+        for k, (start, end) in enumerate(SPANS[0]):
+            ids = row.episode.token_ids
+            q, sampled = (model_alone(model, ids[:start] + action) for action in (ids[start:end], row.samples[k][0]))
+            wanted = wanted + torch.nn.functional.softplus(sampled - q) / 6
+    torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=1e-5)
+    args.loss.inverse_value_coef = 1.0
+    assert objective.loss(model, part, objective.counts(part))[0] > loss
+
+
+def model_alone(model, ids):
+    return model.score(model.model(torch.tensor([ids])).last_hidden_state)[0, -1, 0]
 
 
 def test_a_target_network_is_refreshed_every_so_many_steps(bpe_policy, data):
@@ -262,6 +284,8 @@ def test_what_does_not_go_together_is_told(bpe_policy, data, tmp_path):
         "gamma is 2.0",
     ):
         assert text in told
+    told = " ".join(InversePRM.problems(flags(bpe_policy, data.experts, loss={"inverse_contrast": "actions", "inverse_own_enable": True})))
+    assert "give --data.next_actions" in told and "from itself; leave it out" in told
     NextActions({}).save(tmp_path / "other", {"method": "next_actions", "policy_digest": "another"})
     with pytest.raises(UserError, match="from 2 policies"):
         read_next_actions([str(data.next), str(tmp_path / "other")])

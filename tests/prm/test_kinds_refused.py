@@ -21,6 +21,8 @@ from openrlhf_agentprm.prm.model import save_prm, start_from
 from openrlhf_agentprm.prm.record import Record
 from openrlhf_agentprm.prm.scoring import load_reward_model, make_batch
 
+ACTIONS = ["--loss.inverse_contrast", "actions", "--data.next_actions", "n"]
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -75,6 +77,7 @@ def test_an_ensemble_takes_members_of_any_kind_that_mean_the_same(bpe_policy, ma
         (["--label.name", "outcome_last", "--label.dense_rewards_enable"], "--label.dense_rewards_enable is given, but"),
         (["--prm.name", "heads", "--prm.kappa", "2"], "--prm.kappa is given, .* .heads with --prm.combine lcb does"),
         ([*INVERSE, "--loss.target_every", "3"], "--loss.target_every is given, .* --loss.inverse_next target does"),
+        ([*INVERSE, *ACTIONS, "--loss.inverse_gamma", "0.5"], "--loss.inverse_gamma is given, .* --loss.inverse_contrast transitions does"),
         (["--eval.metric", "auc_last"], "--eval.metric auc_last is what --eval.patience goes by, which is not given"),
         ([*INVERSE, *PATIENCE], "brier_last, which these scores do not have .only which of two scores is higher.*take --eval.metric auc_last"),
         (["--prm.name", "trajectory", *PATIENCE], "brier_last, which these scores do not have"),

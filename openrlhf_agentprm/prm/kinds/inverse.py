@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...core.errors import UserError
-from ...core.inverse import inverse_logits, inverse_loss, sampled_value_loss
+from ...core.inverse import inverse_logits, inverse_loss, matched_loss, sampled_value_loss
 from ...data.episode import Episode
 from ...data.layout import spans_of
 from ...data.next_actions import read_next_actions
@@ -21,6 +21,7 @@ from ..vocabulary import check_vocabulary, read_config
 from .branches import BranchBatch, branch_batch, check_branches, read_places, read_places_on_call, refuse
 
 NEXT = ("full", "stop", "target")
+CONTRASTS = ("transitions", "actions")
 
 
 class InversePRM(ScalarPRM):
@@ -28,6 +29,8 @@ class InversePRM(ScalarPRM):
 
         z_t = Q(s_t, a_t) − γ Q(s_{t+1}, a'),  a' ~ π_{i−1};   z_T = Q(s_T, a_T)
         L   = ½ mean over experts' −log σ(z) + ½ mean over policies' −log(1 − σ(z)) + ½ c mean (V(s) − sg Q(s, a'))²
+
+    With `--loss.inverse_contrast actions` the first two terms give way to mean over experts' −log σ(Q(s_t, a_t) − Q(s_t, a'_t)), ours.
 
     Q is the head's output, unbounded: what the turn and the policy behind it earn in logits of being an expert's, not a probability. The last
     term is ours: it trains V(s) = E_{a' ~ π_{i−1}} Q(s, a') before the action, so progress is Q(s, a) − V(s), the advantage over π_{i−1}. The
@@ -50,6 +53,13 @@ class InversePRM(ScalarPRM):
             found.append(f"--loss.inverse_gamma is {loss.inverse_gamma}; wanted a number from 0 to 1")
         if not 0 <= loss.inverse_value_coef < float("inf"):
             found.append(f"--loss.inverse_value_coef is {loss.inverse_value_coef}; wanted a number of 0 or more")
+        if loss.inverse_contrast == "actions":
+            if not args.data.next_actions:
+                found.append("--loss.inverse_contrast actions tells an expert's action from a sampled one: give --data.next_actions")
+            if loss.inverse_own_enable:
+                found.append(
+                    "--loss.inverse_own_enable: --loss.inverse_contrast actions would tell an expert's action from itself; leave it out"
+                )
         if loss.inverse_next == "target":
             if args.ds.zero_stage == 3 or args.ds.lora.rank > 0:
                 found.append(
@@ -63,8 +73,11 @@ class InversePRM(ScalarPRM):
 
     @staticmethod
     def reads(args: Any) -> Collection[str]:
+        of_all = ("loss.inverse_contrast", "loss.inverse_value_coef", "loss.inverse_own_enable", "data.expert_dataset", "data.next_actions")
+        if args.loss.inverse_contrast == "actions":
+            return of_all
         target = ("loss.target_every",) if args.loss.inverse_next == "target" else ()
-        return ("loss.inverse_*", *target, "data.expert_dataset", "data.next_actions")
+        return (*of_all, "loss.inverse_gamma", "loss.inverse_next", *target)
 
     @staticmethod
     def recorded(args: Any) -> dict[str, Any]:
@@ -163,9 +176,10 @@ class InverseObjective:
         )
 
     def counts(self, part: InverseBatch) -> torch.Tensor:
-        """Transitions of experts and of policies, and states with an action of π_{i−1}."""
-        turns_B = part.positions.mask_BK.sum(1)
-        return torch.stack([turns_B[part.expert_B].sum(), turns_B[~part.expert_B].sum(), part.sampled_BK.sum()]).float()
+        """Transitions of experts and of policies, states with an action of π_{i−1}, and those of them that are experts'."""
+        turns_B, sampled_B = part.positions.mask_BK.sum(1), part.sampled_BK.sum(1)
+        of = (turns_B[part.expert_B], turns_B[~part.expert_B], sampled_B, sampled_B[part.expert_B])
+        return torch.stack([each.sum() for each in of]).float()
 
     def loss(self, model: Any, part: InverseBatch, counts: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         at = part.positions
@@ -184,7 +198,10 @@ class InverseObjective:
             of_next_BK = sampled_BK.detach()
         next_BK = torch.cat([of_next_BK[:, 1:], torch.zeros_like(of_next_BK[:, :1])], 1)
         z_BK = inverse_logits(q_BK, next_BK, at.mask_BK, self.args.loss.inverse_gamma)
-        total = inverse_loss(z_BK, part.expert_B, at.mask_BK, num_expert=counts[0], num_policy=counts[1])
+        if self.args.loss.inverse_contrast == "actions":
+            total = matched_loss(q_BK, sampled_BK, part.sampled_BK & part.expert_B[:, None], num_states=counts[3])
+        else:
+            total = inverse_loss(z_BK, part.expert_B, at.mask_BK, num_expert=counts[0], num_policy=counts[1])
         if coef := self.args.loss.inverse_value_coef:
             total = total + coef * sampled_value_loss(v_BK, sampled_BK, part.sampled_BK, num_states=counts[2])
         with torch.no_grad():
