@@ -103,8 +103,8 @@ def summary(seeds: list[int], folder: str, arms: list[str]) -> None:
         if any(part is not None for part in parts):
             print(line(ARMS.get(name, "before PPO"), parts))
     print(f"\n| gain in points, task by task | {head}")
-    for old in ("start", "outcome"):
-        for new in arms:
+    for old in ("start", "outcome", "host_gae"):
+        for new in arms if old != "host_gae" else ("token_gae", "turn_gae_critic"):
             parts = [table([rows[new]], [rows[old]]) if {new, old} <= rows.keys() and new != old else None for rows in found.values()]
             if any(part is not None for part in parts):
                 print(line(f"{ARMS[new]} over {ARMS.get(old, 'before PPO')}", parts, "+"))
@@ -128,6 +128,7 @@ def print_curves(curves: dict[int, dict[str, Curve]]) -> None:
             cells = [f"{sum(m) / len(m):.1f}" if m else "–" for m in means]
             turns = [sum(c["turns"][at] for c in parts) / len(parts) for at in (0, -1)]
             print(f"| {title} | " + " | ".join(cells) + f" | {turns[0]:.1f}, {turns[1]:.1f} |")
+    print_steps(curves)
     for axis in ("environment steps", "minutes"):
         print_by(axis, curves)
     print("\n| where outcome only ended, reached by | " + " | ".join(f"seed {s}: step, environment steps, minutes" for s in curves) + " |")
@@ -136,6 +137,27 @@ def print_curves(curves: dict[int, dict[str, Curve]]) -> None:
         cells = [_when(by_arm, arm) for by_arm in curves.values()]
         if any(cell != "–" for cell in cells):
             print(f"| {title} | " + " | ".join(cells) + " |")
+
+
+def print_steps(curves: dict[int, dict[str, Curve]]) -> None:
+    """Of the mean over seeds, which is less noisy than a seed: the best window, and by which step each arm was where outcome only was."""
+    means = {}
+    for arm in ARMS:
+        parts = [by_arm[arm]["success"] for by_arm in curves.values() if arm in by_arm]
+        mean = [sum(values) / len(values) for values in zip(*parts, strict=False)]
+        if len(parts) == len(curves) and len(mean) >= WINDOW:
+            means[arm] = mean
+    if "outcome" not in means:
+        return
+    goals = smooth(means["outcome"])[-1], max(smooth(means["outcome"]))
+    print(
+        f"\n| mean of the seeds | best {WINDOW} steps, to step | where outcome only ended, by step | where it was best, by step |\n|---|---|---|---|"
+    )
+    for arm, mean in means.items():
+        windows = smooth(mean)
+        best = max(range(len(windows)), key=windows.__getitem__)
+        cells = [f"{step}" if (step := reached(mean, goal)) else f"not in {len(mean)}" for goal in goals]
+        print(f"| {ARMS[arm]} | {100 * windows[best]:.1f}, {best + WINDOW} | {cells[0]} | {cells[1]} |")
 
 
 def print_by(axis: str, curves: dict[int, dict[str, Curve]]) -> None:
