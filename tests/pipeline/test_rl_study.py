@@ -89,5 +89,5 @@ def test_arms_run_and_are_summed_up(quick_run, tmp_path):
     line = [sys.executable, BENCHMARKS / "rl_study.py", "summary", "--seeds", 0, "--folder", tmp_path / "study"]
     told = subprocess.run([str(x) for x in line], capture_output=True, text=True, check=True).stdout
     assert "| PAV over before PPO |" in told and "to step 5" in told
-    rl_study.plot({0: {"pav": curve}}, rl_study.ARMS, rl_study.smooth, rl_study.WINDOW, tmp_path / "curves.svg")
+    rl_plot.plot({0: {"pav": curve}}, rl_study.ARMS, rl_study.smooth, rl_study.WINDOW, tmp_path / "curves.svg")
     assert "PAV" in (tmp_path / "curves.svg").read_text()
